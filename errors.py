@@ -1,0 +1,219 @@
+"""What can go wrong, as the caller sees it. Knows nothing of HTTP frameworks; `api/problems.py` renders it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """Something went wrong inside the service; the log has the details."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "INTERNAL_ERROR"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.default_message())
+
+    @classmethod
+    def default_message(cls) -> str:
+        """The first paragraph of the class's docstring: the sentence that a caller reads."""
+        return " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+
+# --- who is asking ---------------------------------------------------------------------------------------------------
+
+
+class Unauthorized(ServiceError):
+    """The X-API-Key header is missing or not one of this server's keys."""
+
+    status, code = 401, "UNAUTHORIZED"
+
+
+# --- what is asked ---------------------------------------------------------------------------------------------------
+
+
+class InvalidRequest(ServiceError):
+    """A parameter is missing, unknown or out of range."""
+
+    status, code = 422, "INVALID_REQUEST"
+
+
+class NoAudio(ServiceError):
+    """No audio was given: send a file, or name one with audio_file or url."""
+
+    status, code = 422, "NO_AUDIO"
+
+
+class AmbiguousAudio(ServiceError):
+    """More than one audio was given: send exactly one of file, audio_file and url."""
+
+    status, code = 422, "AMBIGUOUS_AUDIO"
+
+
+class UnknownModel(ServiceError):
+    """There is no model of that name."""
+
+    status, code = 422, "UNKNOWN_MODEL"
+
+
+class ModelUnavailable(ServiceError):
+    """The model's weights are not on this machine and cannot be fetched."""
+
+    status, code = 422, "MODEL_UNAVAILABLE"
+
+
+class UnsupportedLanguage(ServiceError):
+    """The language is unknown, or the chosen model does not know it."""
+
+    status, code = 422, "UNSUPPORTED_LANGUAGE"
+
+
+class VoiceActivityUnavailable(ServiceError):
+    """That voice activity model needs the full requirements, which are not installed here."""
+
+    status, code = 422, "VAD_UNAVAILABLE"
+
+
+class NotFound(ServiceError):
+    """There is nothing at this address."""
+
+    status, code = 404, "NOT_FOUND"
+
+
+class MethodNotAllowed(ServiceError):
+    """This address does not answer that method."""
+
+    status, code = 405, "METHOD_NOT_ALLOWED"
+
+
+class MediaNotFound(ServiceError):
+    """There is no file of that id or path."""
+
+    status, code = 404, "FILE_NOT_FOUND"
+
+
+class PathNotAllowed(ServiceError):
+    """The path lies outside the folders that this server may read."""
+
+    status, code = 403, "PATH_NOT_ALLOWED"
+
+
+# --- what was sent ---------------------------------------------------------------------------------------------------
+
+
+class UploadTooLarge(ServiceError):
+    """The request's body is larger than this server accepts."""
+
+    status, code = 413, "UPLOAD_TOO_LARGE"
+
+
+class AudioTooLong(ServiceError):
+    """The recording is longer than this server accepts."""
+
+    status, code = 413, "AUDIO_TOO_LONG"
+
+
+class EmptyMedia(ServiceError):
+    """The file is empty."""
+
+    status, code = 422, "EMPTY_FILE"
+
+
+class UnsupportedMedia(ServiceError):
+    """The file is not audio or video that can be read."""
+
+    status, code = 415, "UNSUPPORTED_MEDIA"
+
+
+class NoAudioStream(ServiceError):
+    """The file has no sound in it."""
+
+    status, code = 422, "NO_AUDIO_STREAM"
+
+
+class MediaTimeout(ServiceError):
+    """Reading the file took longer than this server allows."""
+
+    status, code = 422, "MEDIA_TIMEOUT"
+
+
+# --- links -----------------------------------------------------------------------------------------------------------
+
+
+class InvalidLink(ServiceError):
+    """The link is not a plain http or https address."""
+
+    status, code = 422, "INVALID_URL"
+
+
+class LinkNotAllowed(ServiceError):
+    """The link leads to an address that this server does not fetch from."""
+
+    status, code = 403, "URL_NOT_ALLOWED"
+
+
+class NoMediaAtLink(ServiceError):
+    """No audio or video was found at the link."""
+
+    status, code = 422, "NO_MEDIA_AT_URL"
+
+
+class DownloadFailed(ServiceError):
+    """The link's server failed or went away before the download was complete."""
+
+    status, code = 502, "DOWNLOAD_FAILED"
+
+
+class DownloadTooLarge(ServiceError):
+    """The media behind the link is larger than this server fetches."""
+
+    status, code = 413, "DOWNLOAD_TOO_LARGE"
+
+
+class DownloadTimeout(ServiceError):
+    """The download took longer than this server allows."""
+
+    status, code = 504, "DOWNLOAD_TIMEOUT"
+
+
+# --- the engine ------------------------------------------------------------------------------------------------------
+
+
+class WorkerCrashed(ServiceError):
+    """The engine died while it worked on this request, as often as it was tried."""
+
+    status, code = 503, "WORKER_CRASHED"
+
+
+class EngineFailed(ServiceError):
+    """The engine could not transcribe this recording."""
+
+    status, code = 500, "TRANSCRIPTION_FAILED"
+
+
+class NotReady(ServiceError):
+    """The service is up but cannot transcribe yet."""
+
+    status, code = 503, "NOT_READY"
+
+
+class ShuttingDown(ServiceError):
+    """The service is stopping and takes no new work."""
+
+    status, code = 503, "SHUTTING_DOWN"
+
+
+class StorageFull(ServiceError):
+    """There is no room left on the server's disk."""
+
+    status, code = 507, "STORAGE_FULL"
+
+
+class ConfigurationError(ServiceError):
+    """The service cannot start with these settings."""
+
+    code = "CONFIGURATION_ERROR"

@@ -1,0 +1,92 @@
+"""Every knob: its unit, its default and the reason for it. Read from the environment, then from `.env`."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from errors import ConfigurationError
+
+CommaSeparated = NoDecode
+"""Lists are written `a,b,c` in the environment, not as JSON."""
+
+
+class Settings(BaseSettings):
+    """The service's settings. Frozen: read once by main.py, handed on as plain values."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs API_KEYS.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    api_keys: Annotated[tuple[SecretStr, ...], CommaSeparated] = Field(
+        (), description="Keys that callers may send as X-API-Key, comma-separated. On loopback one is made if none is set."
+    )
+
+    data_dir: Path = Field(Path("data"), description="Everything that must survive a restart: key, media, models.")
+    media_dir: Path | None = Field(None, description="Downloads and extracted audio. Default: DATA_DIR/media.")
+    media_roots: Annotated[tuple[Path, ...], CommaSeparated] = Field(
+        (), description="Further folders that audio_file and video_file may name files in, comma-separated."
+    )
+    model_dir: Path | None = Field(None, description="Weights, one folder a model. Default: DATA_DIR/models.")
+
+    model_size: str = Field("base", description="Model where the caller names none: small enough for 1 GB, multilingual.")
+    model_downloads: bool = Field(True, description="Fetch absent weights from the model hub. Off: only what is here.")
+    hf_token: SecretStr | None = Field(None, description="The model hub's token, for models that need one.")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N. auto takes CUDA where there is one.")
+    compute_type: str = Field("auto", description="CTranslate2's compute type. auto: float16 on CUDA, int8 on the CPU.")
+    cpu_threads: int = Field(0, ge=0, description="Threads of the engine; 0: one a core that this process may use.")
+    batch_size: int = Field(8, ge=1, le=64, description="Segments decoded together at most. Lower it where memory is short.")
+    beam_size: int = Field(5, ge=1, le=16, description="Beam size where the caller names none: Whisper's own default.")
+
+    max_upload_mb: int = Field(2048, ge=1, description="Largest request body, in MiB: a two-hour video in 1080p.")
+    max_duration_s: float = Field(43_200, gt=0, description="Longest recording, in seconds: 12 hours.")
+    max_download_mb: int = Field(2048, ge=1, description="Largest download, in MiB.")
+    download_timeout_s: float = Field(1_800, gt=0, description="Longest download, in seconds.")
+    private_hosts_allowed: Annotated[tuple[str, ...], CommaSeparated] = Field(
+        (), description="Private addresses that links may lead to all the same, as host:port, comma-separated."
+    )
+    ffmpeg: str = Field("", description="Path of ffmpeg. Empty: the system's, else the one in the imageio-ffmpeg package.")
+
+    log_level: str = Field("info", description="debug, info, warning or error.")
+
+    @field_validator("api_keys", "media_roots", "private_hosts_allowed", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @property
+    def media_path(self) -> Path:
+        return (self.media_dir or self.data_dir / "media").resolve()
+
+    @property
+    def model_path(self) -> Path:
+        return (self.model_dir or self.data_dir / "models").resolve()
+
+    @property
+    def work_path(self) -> Path:
+        """PCM and uploads of the requests in flight; emptied at start."""
+        return (self.data_dir / "work").resolve()
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def check(self) -> None:
+        """Refuse settings that are unsafe together. Raises ConfigurationError with what to do."""
+        if not self.is_loopback and not self.api_keys:
+            raise ConfigurationError(
+                f"HOST={self.host} lets other machines reach this server, but no API key is set. Set API_KEYS to one or "
+                "more long random strings (for example: export API_KEYS=$(openssl rand -hex 32)), or set HOST=127.0.0.1."
+            )

@@ -1,0 +1,143 @@
+"""The words that every room of the transcription speaks: what is asked, what is cut, what comes out. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+SAMPLE_RATE = 16_000
+"""Samples a second of all PCM inside the service: Whisper's own rate, mono, signed 16 bit."""
+
+BYTES_PER_SAMPLE = 2
+
+MAX_SEGMENT_S = 30.0
+"""Whisper's window: no segment is longer."""
+
+
+class Task(StrEnum):
+    TRANSCRIBE = "transcribe"
+    TRANSLATE = "translate"
+
+
+class VoiceActivity(StrEnum):
+    SILERO = "silero"
+    PYANNOTE = "pyannote"
+    NONE = "none"
+
+
+class ResponseFormat(StrEnum):
+    JSON = "json"
+    TEXT = "text"
+    SRT = "srt"
+    VTT = "vtt"
+    TSV = "tsv"
+    VERBOSE_JSON = "verbose_json"
+
+    @property
+    def needs_words(self) -> bool:
+        """Subtitles are cut by word times, whether the caller asked for words or not."""
+        return self in (ResponseFormat.SRT, ResponseFormat.VTT)
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptionOptions:
+    """What the caller wants, validated: every name in it exists, every number is in range."""
+
+    model: str
+    language: str | None = None
+    """Whisper's code, such as "en"; None: detect it on the first speech."""
+    task: Task = Task.TRANSCRIBE
+    word_timestamps: bool = False
+    beam_size: int = 5
+    temperature: float = 0.0
+    """0: greedy or beam search, then hotter where the safeguards fail. Above 0: sample at just that temperature."""
+    initial_prompt: str | None = None
+    vad: VoiceActivity = VoiceActivity.SILERO
+
+
+@dataclass(frozen=True, slots=True)
+class AudioInfo:
+    """What the container's header says; headers lie, so nothing relies on it but the price."""
+
+    duration_s: float | None
+    """None where the header does not tell."""
+    sample_rate: int
+    channels: int
+    codec: str
+    container: str
+    has_video: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of PCM on disk, at most MAX_SEGMENT_S long. Travels between processes in place of its samples."""
+
+    path: Path
+    first_sample: int
+    samples: int
+    index: int
+    """Its place in the recording: 0, 1, 2 …"""
+
+    @property
+    def start_s(self) -> float:
+        return self.first_sample / SAMPLE_RATE
+
+    @property
+    def duration_s(self) -> float:
+        return self.samples / SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """Times are seconds from the start of the recording. *text* keeps the space before it, as Whisper spells it."""
+
+    start: float
+    end: float
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptSegment:
+    """What was said in one segment. Times are seconds from the start of the recording.
+
+    *text* keeps the space before it, as Whisper spells it: languages without spaces have none there.
+    """
+
+    id: int
+    start: float
+    end: float
+    text: str
+    avg_logprob: float
+    no_speech_prob: float
+    compression_ratio: float
+    temperature: float
+    words: tuple[Word, ...] | None = None
+    """None: not asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """The whole answer, before it is rendered."""
+
+    segments: tuple[TranscriptSegment, ...]
+    language: str
+    language_probability: float
+    duration_s: float
+    task: Task
+    model: str
+    device: str
+    compute_type: str
+    timings_s: dict[str, float] = field(default_factory=dict)
+    """Seconds by stage: "fetch", "decode", "voice_activity", "transcribe", "total" … where they took place."""
+
+    @property
+    def text(self) -> str:
+        return "".join(segment.text for segment in self.segments).strip()
+
+    @property
+    def real_time_factor(self) -> float:
+        """RTFx: seconds of audio per second of wall time; 0 before the total is known."""
+        total_s = self.timings_s.get("total", 0.0)
+        return self.duration_s / total_s if total_s > 0 else 0.0
