@@ -1,0 +1,1 @@
+"""How accurate and how fast Stenogate is, beside the libraries that it stands on. Needs the test requirements."""

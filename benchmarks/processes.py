@@ -1,0 +1,180 @@
+"""Processes that are measured: started, watched for their memory with all their children, and ended by their own id."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+from benchmarks.speech_set import ROOT, Clip
+
+STOP_AFTER_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class TreeMemory:
+    """Bytes of a process and all its children. Shared pages count once in *pss*, in each process in *rss*."""
+
+    rss: int = 0
+    pss: int = 0
+    """0 where the system does not tell (only Linux does)."""
+
+    def peak(self, other: TreeMemory) -> TreeMemory:
+        return TreeMemory(max(self.rss, other.rss), max(self.pss, other.pss))
+
+
+def tree_memory(pid: int) -> TreeMemory:
+    """What the tree holds now. Processes that end meanwhile are left out."""
+    rss = pss = 0
+    try:
+        root = psutil.Process(pid)
+        tree = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return TreeMemory()
+    for process in tree:
+        try:
+            full = process.memory_full_info()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        rss += full.rss
+        pss += getattr(full, "pss", 0)
+    return TreeMemory(rss, pss)
+
+
+class MemoryWatch:
+    """Samples a tree's memory while the block runs; *peak* is the most that was seen at any one time."""
+
+    def __init__(self, pid: int, every_s: float = 0.1) -> None:
+        self._pid = pid
+        self._every_s = every_s
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.peak = TreeMemory()
+
+    def _watch(self) -> None:
+        while True:
+            self.peak = self.peak.peak(tree_memory(self._pid))
+            if self._done.wait(self._every_s):
+                return
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+def stop(process: subprocess.Popen[Any]) -> None:
+    """Ask the process to stop; after STOP_AFTER_S make it, and its children with it."""
+    if process.poll() is None:
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        try:
+            process.wait(STOP_AFTER_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for child in children:
+            try:
+                child.kill()
+            except psutil.NoSuchProcess:
+                continue
+
+
+class LibraryFailed(Exception):
+    """A library's process ended before it answered; its own words follow."""
+
+
+class Library:
+    """One library of `benchmarks.baselines` in its own process, asked clip by clip. A context manager."""
+
+    def __init__(self, system: str, weights: Path, threads: int, beam_size: int = 5, batch_size: int = 8) -> None:
+        self.system = system
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._path = tempfile.TemporaryDirectory()
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "benchmarks.baselines", system, "--weights", str(weights)),
+                *("--threads", str(threads), "--beam-size", str(beam_size), "--batch-size", str(batch_size)),
+            ],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environment(threads, Path(self._path.name)),
+        )
+        self.load_s: float = self._read()["seconds"]
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def transcribe(self, clip: Clip, language: str | None) -> tuple[str, float]:
+        """The text and the seconds it took. Raises LibraryFailed."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"path": str(clip.path), "language": language}).encode() + b"\n")
+        self._process.stdin.flush()
+        reply = self._read()
+        return reply["text"], reply["seconds"]
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._log.seek(0)
+            raise LibraryFailed(f"{self.system}: {self._log.read().decode(errors='replace')[-2000:]}")
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stop(self._process)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._log.close()
+        self._path.cleanup()
+
+
+def environment(threads: int, folder: Path) -> dict[str, str]:
+    """What every measured process gets: the same threads, no network, an `ffmpeg` on its path (for WhisperX)."""
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "PATH": os.pathsep.join([*ffmpeg_folder(folder), os.environ.get("PATH", os.defpath)]),
+    }
+
+
+def ffmpeg_folder(folder: Path) -> Sequence[str]:
+    """A folder to put before PATH so that `ffmpeg` is found: none where the system has it."""
+    import shutil
+
+    if shutil.which("ffmpeg"):
+        return []
+    import imageio_ffmpeg
+
+    link = folder / "ffmpeg"
+    if not link.exists():
+        link.symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
+    return [str(folder)]

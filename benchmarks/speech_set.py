@@ -1,0 +1,108 @@
+"""The recordings that are measured: read from the manifest in SPEECH_DIR, chosen by what is to be shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import wave
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+LONG_FILE = "long/libri_10spk_long.mp3"
+LONG_SEGMENTS = "ref/libri_10spk_long.segments.json"
+SAMPLE_RATE = 16_000
+
+
+class SpeechSetMissing(Exception):
+    """There is no manifest.jsonl where the recordings should be; set SPEECH_DIR to their folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"No manifest.jsonl in {folder}: set SPEECH_DIR to the folder of the recordings.")
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One recording and what is said in it."""
+
+    path: Path
+    name: str
+    text: str
+    """The reference; "" where nobody speaks."""
+    language: str | None
+    duration_s: float
+
+
+def speech_dir() -> Path:
+    """The folder of the recordings: SPEECH_DIR, else ../shared/speech beside the project."""
+    return Path(os.environ.get("SPEECH_DIR") or ROOT.parent / "shared" / "speech").resolve()
+
+
+def clips_of(lines: Iterable[str], folder: Path) -> list[Clip]:
+    """The manifest's recordings whose text is known; those with none (null) cannot be scored and are left out."""
+    entries = [json.loads(line) for line in lines if line.strip()]
+    return [
+        Clip(folder / entry["file"], entry["file"], entry["text"], entry.get("language"), float(entry["duration_s"]))
+        for entry in entries
+        if entry["text"] is not None
+    ]
+
+
+class SpeechSet:
+    """The recordings in one folder, by set. Read once; raises SpeechSetMissing where there is no manifest."""
+
+    def __init__(self, folder: Path) -> None:
+        manifest = folder / "manifest.jsonl"
+        if not manifest.is_file():
+            raise SpeechSetMissing(folder)
+        self._folder = folder
+        self._clips = clips_of(manifest.read_text(encoding="utf-8").splitlines(), folder)
+
+    def _under(self, *folders: str) -> list[Clip]:
+        return [clip for clip in self._clips if clip.name.split("/")[0] in folders]
+
+    def english(self) -> list[Clip]:
+        return self._under("librispeech_other", "en")
+
+    def multilingual(self) -> list[Clip]:
+        return self._under("lang")
+
+    def nonspeech(self) -> list[Clip]:
+        return self._under("nonspeech")
+
+    def long(self) -> Clip:
+        return next(clip for clip in self._clips if clip.name == LONG_FILE)
+
+    def short(self, count: int = 24, shortest_s: float = 2.0, longest_s: float = 15.0) -> list[Clip]:
+        """The first *count* English clips of a length that people dictate, in the manifest's order."""
+        fitting = [clip for clip in self.english() if shortest_s <= clip.duration_s <= longest_s and clip.text]
+        return fitting[:count]
+
+    def long_utterances(self, folder: Path) -> list[Clip]:
+        """The long file's utterances, cut into WAV files in *folder*: what is lost by hearing them in one go."""
+        from faster_whisper.audio import decode_audio
+
+        samples = decode_audio(str(self.long().path), sampling_rate=SAMPLE_RATE)
+        utterances = json.loads((self._folder / LONG_SEGMENTS).read_text(encoding="utf-8"))
+        clips = []
+        for index, utterance in enumerate(utterances):
+            first, last = (int(utterance[edge] * SAMPLE_RATE) for edge in ("start", "end"))
+            path = folder / f"{index:03d}.wav"
+            write_wav(path, (samples[first:last] * 32767).clip(-32768, 32767).astype("<i2").tobytes())
+            clips.append(Clip(path, f"utterance {index:03d}", utterance["text"], "en", (last - first) / SAMPLE_RATE))
+        return clips
+
+
+def write_wav(path: Path, pcm: bytes) -> None:
+    """Write mono 16 kHz signed 16 bit samples."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(pcm)
+
+
+def total_s(clips: Sequence[Clip]) -> float:
+    return sum(clip.duration_s for clip in clips)
