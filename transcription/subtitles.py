@@ -6,6 +6,7 @@ cut where the speaker ends a sentence or stops for breath.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def cues(
     A line is at most *max_line_chars* columns wide; wide characters take two. Every word appears once, in order.
     Segments without words have their text spread over their time.
     """
-    recording_end_ms = int(duration_s * 1000) if duration_s and duration_s > 0 else None
+    recording_end_ms = int(duration_s * 1000) if duration_s and 0 < duration_s < math.inf else None
     units = timed_units(segments, max_line_chars, recording_end_ms)
     if not units:
         return []
