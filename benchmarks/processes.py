@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -89,10 +91,9 @@ def stop(process: subprocess.Popen[Any]) -> None:
             process.kill()
             process.wait()
         for child in children:
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-            except psutil.NoSuchProcess:
-                continue
+        psutil.wait_procs(children, timeout=3)
 
 
 class LibraryFailed(Exception):
@@ -168,8 +169,6 @@ def environment(threads: int, folder: Path) -> dict[str, str]:
 
 def ffmpeg_folder(folder: Path) -> Sequence[str]:
     """A folder to put before PATH so that `ffmpeg` is found: none where the system has it."""
-    import shutil
-
     if shutil.which("ffmpeg"):
         return []
     import imageio_ffmpeg

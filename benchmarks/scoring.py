@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
 import jiwer
-from whisper_normalizer.basic import BasicTextNormalizer
-from whisper_normalizer.english import EnglishTextNormalizer
+
+with warnings.catch_warnings():
+    # Its docstrings hold escapes of which Python warns while it compiles them.
+    warnings.simplefilter("ignore")
+    from whisper_normalizer.basic import BasicTextNormalizer
+    from whisper_normalizer.english import EnglishTextNormalizer
 
 LETTER_LANGUAGES = frozenset({"zh", "ja", "ko"})
 """Written without spaces, or with spaces where writers please: scored by character."""
