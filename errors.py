@@ -96,6 +96,12 @@ class MediaNotFound(ServiceError):
     status, code = 404, "FILE_NOT_FOUND"
 
 
+class RangeNotSatisfiable(ServiceError):
+    """The Range header asks for bytes that the file does not have."""
+
+    status, code = 416, "RANGE_NOT_SATISFIABLE"
+
+
 class PathNotAllowed(ServiceError):
     """The path lies outside the folders that this server may read."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -23,7 +23,8 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs API_KEYS.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     api_keys: Annotated[tuple[SecretStr, ...], CommaSeparated] = Field(
-        (), description="Keys that callers may send as X-API-Key, comma-separated. On loopback one is made if none is set."
+        (),
+        description="Keys that callers may send as X-API-Key, comma-separated. Without any, one is made on loopback.",
     )
 
     data_dir: Path = Field(Path("data"), description="Everything that must survive a restart: key, media, models.")
@@ -33,13 +34,13 @@ class Settings(BaseSettings):
     )
     model_dir: Path | None = Field(None, description="Weights, one folder a model. Default: DATA_DIR/models.")
 
-    model_size: str = Field("base", description="Model where the caller names none: small enough for 1 GB, multilingual.")
+    model_size: str = Field("base", description="Model where the caller names none: multilingual, fits 1 GB.")
     model_downloads: bool = Field(True, description="Fetch absent weights from the model hub. Off: only what is here.")
     hf_token: SecretStr | None = Field(None, description="The model hub's token, for models that need one.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N. auto takes CUDA where there is one.")
     compute_type: str = Field("auto", description="CTranslate2's compute type. auto: float16 on CUDA, int8 on the CPU.")
     cpu_threads: int = Field(0, ge=0, description="Threads of the engine; 0: one a core that this process may use.")
-    batch_size: int = Field(8, ge=1, le=64, description="Segments decoded together at most. Lower it where memory is short.")
+    batch_size: int = Field(8, ge=1, le=64, description="Segments decoded together at most. Lower it to save memory.")
     beam_size: int = Field(5, ge=1, le=16, description="Beam size where the caller names none: Whisper's own default.")
 
     max_upload_mb: int = Field(2048, ge=1, description="Largest request body, in MiB: a two-hour video in 1080p.")
@@ -49,9 +50,9 @@ class Settings(BaseSettings):
     private_hosts_allowed: Annotated[tuple[str, ...], CommaSeparated] = Field(
         (), description="Private addresses that links may lead to all the same, as host:port, comma-separated."
     )
-    ffmpeg: str = Field("", description="Path of ffmpeg. Empty: the system's, else the one in the imageio-ffmpeg package.")
+    ffmpeg: str = Field("", description="Path of ffmpeg. Empty: the system's, else imageio-ffmpeg's.")
 
-    log_level: str = Field("info", description="debug, info, warning or error.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
 
     @field_validator("api_keys", "media_roots", "private_hosts_allowed", mode="before")
     @classmethod
@@ -59,6 +60,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
 
     @property
     def media_path(self) -> Path:
@@ -87,6 +93,6 @@ class Settings(BaseSettings):
         """Refuse settings that are unsafe together. Raises ConfigurationError with what to do."""
         if not self.is_loopback and not self.api_keys:
             raise ConfigurationError(
-                f"HOST={self.host} lets other machines reach this server, but no API key is set. Set API_KEYS to one or "
-                "more long random strings (for example: export API_KEYS=$(openssl rand -hex 32)), or set HOST=127.0.0.1."
+                f"HOST={self.host} lets other machines reach this server, but no API key is set. Set API_KEYS to one "
+                "or more long random strings (such as: export API_KEYS=$(openssl rand -hex 32)), or set HOST=127.0.0.1."
             )

@@ -19,11 +19,12 @@ def _restored_logging() -> Iterator[None]:
     """Logging is global: what a test sets up must not reach the next."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    config = structlog.get_config()
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(False)
-    structlog.reset_defaults()
+    structlog.configure(**config)
 
 
 class Terminal(io.StringIO):

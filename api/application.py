@@ -1,0 +1,60 @@
+"""The HTTP side put together: routes, middleware, errors, documentation. main.py gives it its services."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from api import files, media, operations, problems, transcribe
+from api.middleware import RequestMiddleware
+
+DESCRIPTION = """Transcribes recordings, videos and links on your own machine.
+
+Send the key as `X-API-Key`. Every error is an RFC 9457 problem with a stable `code`; every answer carries its
+`X-Request-ID`.
+"""
+
+
+def assemble(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None) -> FastAPI:
+    """The application, without the services: `app.state.services` must be set before the first request."""
+    app = FastAPI(title="Stenogate", version=_version(), description=DESCRIPTION, lifespan=lifespan)
+    for room in (transcribe, media, files, operations):
+        app.include_router(room.router)
+    problems.install(app)
+    app.add_middleware(RequestMiddleware)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("stenogate")
+    except importlib.metadata.PackageNotFoundError:
+        return "0.1.0"
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        problem = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= problem.pop("$defs", {}) | {"Problem": problem}
+        _without_fastapi_errors(document)
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _without_fastapi_errors(document: dict[str, Any]) -> None:
+    """FastAPI promises its own error shape wherever a path has a parameter; here all errors are problems."""
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+    for operations_of_path in document["paths"].values():
+        for operation in operations_of_path.values():
+            refused = operation["responses"].get("422", {})
+            if "HTTPValidationError" in str(refused):
+                del operation["responses"]["422"]

@@ -1,0 +1,121 @@
+"""Parameters: from the query, a form or JSON alike; checked before the body is read, as far as they are known then."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from api.problems import InvalidParameters, readable
+from api.uploads import Upload, brings_no_fields, read_body
+
+
+class Parameters(BaseModel):
+    """The parameters of an endpoint. All are optional here: what must be there, the endpoint's check says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+P = TypeVar("P", bound=Parameters)
+Pairs = Sequence[tuple[str, Any]]
+
+
+async def read_request(
+    request: Request, model: type[P], target: Path, max_bytes: int, check: Callable[[P], object]
+) -> tuple[P, Upload | None]:
+    """The parameters of *request* and the file in its body, written to *target*.
+
+    What the query says wrong is refused before the body is read. *check* looks at the parameters together; it runs when
+    all are known, which is before the body where that cannot bring any. Raises what *check* and `read_body` raise.
+    """
+    query = request.query_params.multi_items()
+    parameters = parse(model, query)
+    if brings_no_fields(request.scope["headers"]):
+        check(parameters)
+    body = await read_body(request, target, max_bytes)
+    if body.fields:
+        parameters = parse(model, [*query, *body.fields])
+    check(parameters)
+    return parameters, body.upload
+
+
+def parse(model: type[P], pairs: Pairs) -> P:
+    """*pairs* as *model*, an empty string counting as not given. Raises InvalidParameters, or what validators raise."""
+    given = [(name, value) for name, value in pairs if value is not None and value != ""]
+    unknown = [(name, _unknown(name, model.model_fields)) for name, _ in pairs if name not in model.model_fields]
+    faults = list(dict.fromkeys([*unknown, *_contradictions(given)]))
+    if faults:
+        raise InvalidParameters(faults)
+    try:
+        return model.model_validate(dict(given))
+    except ValidationError as error:
+        raise InvalidParameters(readable(error.errors(include_url=False, include_input=False))) from None
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    if name == "file":
+        return "must be sent as a file (curl: -F file=@recording.mp3)"
+    nearest = difflib.get_close_matches(name, known := list(known), 1, 0.5)
+    return (
+        f"unknown parameter; did you mean {nearest[0]}?"
+        if nearest
+        else f"unknown parameter; there are {', '.join(known)}"
+    )
+
+
+def _contradictions(given: Pairs) -> list[tuple[str, str]]:
+    seen: dict[str, str] = {}
+    return [
+        (name, "given more than once, with different values")
+        for name, value in given
+        if seen.setdefault(name, str(value)) != str(value)
+    ]
+
+
+def documentation(model: type[Parameters], *, file: str | None = None, required: Sequence[str] = ()) -> dict[str, Any]:
+    """OpenAPI's words for an endpoint that reads its request itself: each parameter in the query or the body.
+
+    *file* describes the uploaded file where the endpoint takes one.
+    """
+    described = model.model_json_schema()
+    properties = {name: _plain(schema, described.get("$defs", {})) for name, schema in described["properties"].items()}
+    form = {"type": "object", "properties": properties}
+    content: dict[str, Any] = {}
+    if file is not None:
+        part = {"type": "string", "format": "binary", "description": file}
+        content["multipart/form-data"] = {"schema": {"type": "object", "properties": {"file": part, **properties}}}
+    content["application/x-www-form-urlencoded"] = {"schema": form}
+    content["application/json"] = {"schema": form}
+    if file is not None:
+        content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
+    note = f" Required, here or in the body: {', '.join(required)}." if required else ""
+    return {
+        "parameters": [
+            {
+                "name": name,
+                "in": "query",
+                "required": False,
+                "description": schema.get("description", ""),
+                "schema": schema,
+            }
+            for name, schema in properties.items()
+        ],
+        "requestBody": {
+            "description": "Every parameter may stand in the query or in the body." + note,
+            "content": content,
+        },
+    }
+
+
+def _plain(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """*schema* in one piece, without the null of an optional parameter: the docs page then offers a plain field."""
+    options = [option for option in schema.get("anyOf", []) if option.get("type") != "null"]
+    inner = options[0] if len(options) == 1 else schema
+    if "$ref" in inner:
+        inner = definitions[inner["$ref"].rpartition("/")[2]]
+    own = {key: value for key, value in schema.items() if key not in ("anyOf", "$ref", "title") and value is not None}
+    return {key: value for key, value in inner.items() if key not in ("title", "description")} | own

@@ -1,0 +1,145 @@
+"""Errors as the caller sees them: RFC 9457 problem+json, rendered in this one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError, Unauthorized
+from telemetry import current_request_id
+
+MEDIA_TYPE = "application/problem+json"
+
+log = structlog.get_logger("api")
+
+
+class Fault(BaseModel):
+    """One parameter that was refused."""
+
+    name: str = Field(examples=["beam_size"])
+    detail: str = Field(examples=["Input should be less than or equal to 16"])
+
+
+class Problem(BaseModel):
+    """RFC 9457. `code` is stable: programs should look at it and at nothing else."""
+
+    model_config = ConfigDict(title="Problem")
+
+    type: str = Field("about:blank", description="Always about:blank: `code` says it all.")
+    title: str = Field(description="The status in words.", examples=["Unprocessable Content"])
+    status: int = Field(examples=[422])
+    detail: str = Field(description="A sentence for people.", examples=["beam_size must be at most 16."])
+    code: str = Field(description="Stable, upper case, for programs.", examples=["INVALID_REQUEST"])
+    request_id: str = Field(description="Also in the X-Request-ID header and the server's log.", examples=["a1b2c3d4"])
+    errors: list[Fault] | None = Field(None, description="The refused parameters, where there are any.")
+
+
+class InvalidParameters(InvalidRequest):
+    """Several parameters may be wrong at once; the caller learns of all of them."""
+
+    def __init__(self, faults: Sequence[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{name}: {detail}" for name, detail in faults) + ".")
+        self.faults = tuple(faults)
+
+
+class ClientGone(Exception):
+    """The caller hung up: no answer is written, the log says 499."""
+
+
+def problem_of(error: ServiceError) -> Problem:
+    faults = error.faults if isinstance(error, InvalidParameters) else ()
+    return Problem(
+        type="about:blank",
+        title=title_of(error.status),
+        status=error.status,
+        detail=error.message,
+        code=error.code,
+        request_id=current_request_id() or "",
+        errors=[Fault(name=name, detail=detail) for name, detail in faults] or None,
+    )
+
+
+def title_of(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"
+
+
+def answer(error: ServiceError, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The response to *error*."""
+    headers = dict(headers or {})
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = 'ApiKey header="X-API-Key"'
+    body = problem_of(error).model_dump(exclude_none=True)
+    return JSONResponse(body, error.status, headers, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of *app* as a problem. What nobody expected is the middleware's: it logs the trace."""
+    app.add_exception_handler(ServiceError, _service_error)
+    app.add_exception_handler(HTTPException, _router_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+
+
+async def _service_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ServiceError)
+    if error.status >= 500:
+        log.error(error.message, code=error.code, exc_info=error)
+    else:
+        log.info(error.message, code=error.code)
+    return answer(error)
+
+
+async def _router_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    known: dict[int, ServiceError] = {404: NotFound(), 405: MethodNotAllowed()}
+    return answer(known.get(error.status_code) or InvalidRequest(str(error.detail)), error.headers)
+
+
+async def _validation_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return answer(InvalidParameters(readable(error.errors())))
+
+
+def readable(errors: Sequence[Any]) -> list[tuple[str, str]]:
+    """Pydantic's errors as (parameter, sentence); never the value that was sent, which may be a secret."""
+    return [(".".join(str(part) for part in e["loc"] if part not in ("query", "body")), e["msg"]) for e in errors]
+
+
+def responses(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's words for *errors*: one entry a status, one example a code."""
+    documented: dict[int | str, dict[str, Any]] = {}
+    listed: tuple[type[ServiceError], ...] = (*errors, ServiceError)
+    for error in listed:
+        entry = documented.setdefault(
+            error.status,
+            {"description": "", "content": {MEDIA_TYPE: {"schema": _SCHEMA, "examples": {}}}},
+        )
+        example = Problem(
+            type="about:blank",
+            title=title_of(error.status),
+            status=error.status,
+            detail=error.default_message(),
+            code=error.code,
+            request_id="a1b2c3d4",
+            errors=None,
+        )
+        entry["content"][MEDIA_TYPE]["examples"][error.code] = {
+            "summary": error.default_message(),
+            "value": example.model_dump(exclude_none=True),
+        }
+        entry["description"] = " or ".join(entry["content"][MEDIA_TYPE]["examples"])
+    return documented
+
+
+_SCHEMA = {"$ref": "#/components/schemas/Problem"}
+"""NOTE: FastAPI takes a model only as application/json; `api.document` puts the schema into the components."""

@@ -1,0 +1,70 @@
+"""What the endpoints work with: made by main.py, read-only here. The protocols say what each part must do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+from downloads.media import MediaStore
+from fastapi import Request
+from ffmpeg import FFmpeg
+
+from api.keys import Keys
+from downloads.fetch import Fetched, MediaKind
+from transcription.core import Transcript, TranscriptionOptions
+from transcription.models import ModelLibrary
+
+
+class Transcriber(Protocol):
+    """Turns a file into a transcript. Cancelling the call stops the work and removes what it wrote."""
+
+    async def run(self, source: Path, options: TranscriptionOptions) -> Transcript: ...
+
+
+class EngineStatus(Protocol):
+    """What the engine tells of itself."""
+
+    @property
+    def ready(self) -> bool: ...
+
+    def loaded(self) -> list[str]: ...
+
+
+class Fetcher(Protocol):
+    """Brings the media behind a link into *folder*."""
+
+    async def fetch(
+        self,
+        url: str,
+        folder: Path,
+        *,
+        kind: MediaKind = ...,
+        format: str | None = ...,
+        max_height: int | None = ...,
+        on_progress: Callable[..., None] | None = ...,
+    ) -> Fetched: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One server's parts and limits. Frozen: nothing of a request is kept here."""
+
+    keys: Keys
+    engine: EngineStatus
+    transcriber: Transcriber
+    library: ModelLibrary
+    media: MediaStore
+    fetcher: Fetcher
+    ffmpeg: FFmpeg
+    work_folder: Path
+    """Requests make their private folders in it and remove them when they end."""
+    default_model: str
+    default_beam_size: int
+    max_upload_bytes: int
+    max_duration_s: float
+
+
+def services(request: Request) -> Services:
+    return cast(Services, request.app.state.services)

@@ -1,0 +1,185 @@
+"""POST /transcribe: a recording, a stored file or a link in, a transcript out."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import Field, StringConstraints, field_validator
+
+from api.hangup import while_connected
+from api.parameters import Parameters, documentation, read_request
+from api.problems import responses
+from api.schemas import TRANSCRIPTION_RESPONSES
+from api.security import require_key
+from api.services import Services, services
+from api.uploads import Upload
+from api.workplace import private_folder
+from downloads.fetch import MediaKind
+from errors import (
+    AmbiguousAudio,
+    AudioTooLong,
+    DownloadFailed,
+    DownloadTimeout,
+    DownloadTooLarge,
+    EmptyMedia,
+    EngineFailed,
+    InvalidLink,
+    InvalidRequest,
+    LinkNotAllowed,
+    MediaNotFound,
+    MediaTimeout,
+    ModelUnavailable,
+    NoAudio,
+    NoAudioStream,
+    NoMediaAtLink,
+    NotReady,
+    PathNotAllowed,
+    ShuttingDown,
+    StorageFull,
+    Unauthorized,
+    UnknownModel,
+    UnsupportedLanguage,
+    UnsupportedMedia,
+    UploadTooLarge,
+    VoiceActivityUnavailable,
+    WorkerCrashed,
+)
+from telemetry import current_request_id
+from transcription import formats, languages, models
+from transcription.core import ResponseFormat, Task, Transcript, TranscriptionOptions, VoiceActivity
+
+router = APIRouter(tags=["transcription"])
+
+Prompt = Annotated[str, StringConstraints(max_length=1000)]
+
+
+class TranscribeParameters(Parameters):
+    audio_file: str | None = Field(
+        None, description="Id or path of a file on the server, as /download and /extract-audio return it."
+    )
+    url: str | None = Field(None, description="A link to audio or video: fetched, then transcribed.")
+    provider: Literal["local"] = Field("local", description="Who transcribes: this server.")
+    model_size: str | None = Field(
+        None, description="tiny, base, small, medium, large-v3, turbo … as GET /models lists them.", examples=["base"]
+    )
+    language: str | None = Field(
+        None, description="Code or name of the language that is spoken; absent: it is detected.", examples=["en"]
+    )
+    task: Task = Field(Task.TRANSCRIBE, description="translate: into English.")
+    response_format: ResponseFormat = Field(ResponseFormat.JSON, description="How the transcript is written.")
+    word_timestamps: bool = Field(False, description="Give each word's start, end and probability.")
+    beam_size: int | None = Field(None, ge=1, le=16, description="Hypotheses kept while decoding; 1 is greedy.")
+    temperature: float = Field(
+        0.0, ge=0, le=1, allow_inf_nan=False, description="0: most likely words. Above 0: sampled at that temperature."
+    )
+    initial_prompt: Prompt | None = Field(
+        None, description="Text that sets spelling and style, at most 1000 characters."
+    )
+    vad: VoiceActivity = Field(VoiceActivity.SILERO, description="Which model finds the speech; none: all is decoded.")
+
+    @field_validator("model_size")
+    @classmethod
+    def _known_model(cls, name: str | None) -> str | None:
+        return None if name is None else models.spec(name).name
+
+    @field_validator("language")
+    @classmethod
+    def _known_language(cls, name: str | None) -> str | None:
+        return None if name is None else languages.language_code(name)
+
+
+def check_source(asked: TranscribeParameters, upload: Upload | None) -> None:
+    """Exactly one audio must be given, and not an empty one. Raises NoAudio, AmbiguousAudio, EmptyMedia."""
+    given = sum(source is not None for source in (upload, asked.audio_file, asked.url))
+    if given == 0:
+        raise NoAudio
+    if given > 1:
+        raise AmbiguousAudio
+    if upload is not None and upload.bytes == 0:
+        raise EmptyMedia
+
+
+def options_of(asked: TranscribeParameters, *, default_model: str, default_beam_size: int) -> TranscriptionOptions:
+    """What the caller wants, with this server's defaults.
+
+    Raises AmbiguousAudio, UnsupportedLanguage, InvalidRequest: what must not go together.
+    """
+    if asked.audio_file is not None and asked.url is not None:
+        raise AmbiguousAudio
+    model = models.spec(asked.model_size or default_model)
+    if asked.language is not None and not model.knows(asked.language):
+        raise UnsupportedLanguage(f"The model {model.name} does not know the language {asked.language!r}.")
+    if asked.task is Task.TRANSLATE and not model.translates:
+        raise InvalidRequest(f"The model {model.name} cannot translate: choose another, or task=transcribe.")
+    return TranscriptionOptions(
+        model=model.name,
+        # A model that knows English only must not be asked to detect the language.
+        language="en" if model.english_only else asked.language,
+        task=asked.task,
+        word_timestamps=asked.word_timestamps or asked.response_format.needs_words,
+        beam_size=asked.beam_size or default_beam_size,
+        temperature=asked.temperature,
+        initial_prompt=asked.initial_prompt,
+        vad=asked.vad,
+    )
+
+
+@router.post(
+    "/transcribe",
+    summary="Transcribe a recording, a stored file or a link",
+    dependencies=[Depends(require_key)],
+    response_class=Response,
+    responses=TRANSCRIPTION_RESPONSES
+    | responses(
+        *(Unauthorized, InvalidRequest, NoAudio, AmbiguousAudio, UnknownModel, ModelUnavailable, UnsupportedLanguage),
+        *(VoiceActivityUnavailable, MediaNotFound, PathNotAllowed, UploadTooLarge, AudioTooLong, EmptyMedia),
+        *(UnsupportedMedia, NoAudioStream, MediaTimeout, InvalidLink, LinkNotAllowed, NoMediaAtLink, DownloadFailed),
+        *(DownloadTooLarge, DownloadTimeout, WorkerCrashed, EngineFailed, NotReady, ShuttingDown, StorageFull),
+    ),
+    openapi_extra=documentation(TranscribeParameters, file="The recording: audio or video in any usual format."),
+)
+async def transcribe(request: Request) -> Response:
+    """Send exactly one of `file`, `audio_file` and `url`."""
+    parts = services(request)
+    with private_folder(parts.work_folder) as folder:
+        check = partial(options_of, default_model=parts.default_model, default_beam_size=parts.default_beam_size)
+        asked, upload = await read_request(
+            request, TranscribeParameters, folder / "upload", parts.max_upload_bytes, check
+        )
+        check_source(asked, upload)
+        options = check(asked)
+        transcript = await while_connected(request, _transcript(parts, asked, upload, options, folder))
+    # A long recording's subtitles take a second of CPU: not on the event loop.
+    return await asyncio.to_thread(_answer, transcript, asked.response_format, current_request_id() or "")
+
+
+def _answer(transcript: Transcript, response_format: ResponseFormat, request_id: str) -> Response:
+    content = formats.render(transcript, response_format, request_id=request_id)
+    if not isinstance(content, str):
+        return JSONResponse(content)
+    return Response(content, media_type=formats.media_type(response_format))
+
+
+async def _transcript(
+    parts: Services, asked: TranscribeParameters, upload: Upload | None, options: TranscriptionOptions, folder: Path
+) -> Transcript:
+    if upload is not None:
+        return await parts.transcriber.run(upload.path, options)
+    if asked.audio_file is not None:
+        return await parts.transcriber.run(parts.media.resolve(asked.audio_file), options)
+    started = time.monotonic()
+    place = folder / "download"
+    place.mkdir()
+    fetched = await parts.fetcher.fetch(asked.url or "", place, kind=MediaKind.AUDIO)
+    download_s = time.monotonic() - started
+    transcript = await parts.transcriber.run(fetched.path, options)
+    timings_s = {"download": download_s, **transcript.timings_s}
+    timings_s["total"] = timings_s.get("total", 0.0) + download_s
+    return dataclasses.replace(transcript, timings_s=timings_s)

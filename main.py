@@ -1,0 +1,223 @@
+"""The one place where parts meet: `uvicorn main:app`, or `python main.py` with HOST and PORT from the settings."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import importlib.util
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from downloads.media import MediaStore
+from fastapi import FastAPI
+from ffmpeg import FFmpeg
+from pydantic import ValidationError
+from transcription.engine import Engine
+from transcription.service import Transcriber
+
+import telemetry
+from api.application import assemble
+from api.keys import Keys, kept_key
+from api.services import Services
+from downloads.egress import EgressProxy
+from downloads.fetch import Fetcher
+from downloads.urls import AddressPolicy
+from errors import ConfigurationError, ServiceError
+from settings import Settings
+from transcription import models
+from transcription.models import ModelLibrary
+from workfolder import claimed
+
+MIB = 2**20
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application. Reads nothing before its lifespan starts; without *settings* the lifespan reads them then."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        chosen = settings or read_settings()
+        bind = uvicorn_bind(sys.argv, os.environ)
+        if bind is not None:
+            # uvicorn's command line decides where it listens, whatever HOST says.
+            chosen = chosen.model_copy(update={"host": bind[0], "port": bind[1]})
+        chosen.check()
+        telemetry.configure(chosen.log_level, hidden=_secrets(chosen))
+        async with wired(chosen) as app.state.services:
+            if bind is not None:
+                print(greeting(chosen, bind[1]), flush=True)
+            yield
+
+    return assemble(lifespan)
+
+
+def read_settings() -> Settings:
+    """The settings from the environment and `.env`. Raises ConfigurationError that names each wrong one."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        raise ConfigurationError(f"These settings are wrong: {wrong}.") from None
+
+
+@contextlib.asynccontextmanager
+async def wired(settings: Settings) -> AsyncIterator[Services]:
+    """All parts of one server, made from plain values, closed in the opposite order."""
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            settings.data_dir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(claimed(settings.work_path))
+            keys = _keys(settings)
+        except OSError as error:
+            raise ConfigurationError(f"DATA_DIR={settings.data_dir} cannot be used: {error.strerror}.") from error
+        try:
+            default_model = models.spec(settings.model_size).name
+        except ServiceError as error:
+            raise ConfigurationError(f"MODEL_SIZE={settings.model_size}: {error.message}") from error
+        token = settings.hf_token.get_secret_value() if settings.hf_token else None
+        library = ModelLibrary(settings.model_path, downloads=settings.model_downloads, hf_token=token)
+        ffmpeg = FFmpeg.locate(settings.ffmpeg)
+        proxy = await stack.enter_async_context(EgressProxy(AddressPolicy(settings.private_hosts_allowed)))
+        engine = await stack.enter_async_context(Engine())
+        yield Services(
+            keys=keys,
+            engine=engine,
+            transcriber=Transcriber(),
+            library=library,
+            media=MediaStore(settings.media_path, settings.media_roots),
+            fetcher=Fetcher(
+                proxy=proxy,
+                ffmpeg_path=ffmpeg.path,
+                max_bytes=settings.max_download_mb * MIB,
+                timeout_s=settings.download_timeout_s,
+            ),
+            ffmpeg=ffmpeg,
+            work_folder=settings.work_path,
+            default_model=default_model,
+            default_beam_size=settings.beam_size,
+            max_upload_bytes=settings.max_upload_mb * MIB,
+            max_duration_s=settings.max_duration_s,
+        )
+
+
+def _keys(settings: Settings) -> Keys:
+    if settings.api_keys:
+        return Keys(key.get_secret_value() for key in settings.api_keys)
+    return Keys([kept_key(_key_file(settings))], loopback_only=True)
+
+
+def _key_file(settings: Settings) -> Path:
+    return settings.data_dir.resolve() / "api-key"
+
+
+def _secrets(settings: Settings) -> list[str]:
+    secrets = [*settings.api_keys, *([settings.hf_token] if settings.hf_token else [])]
+    return [secret.get_secret_value() for secret in secrets]
+
+
+def greeting(settings: Settings, port: int) -> str:
+    """What a person needs to make the first call: the address, the key, and a line to paste."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    if settings.api_keys:
+        key, told = "<one of API_KEYS>", "one of API_KEYS"
+    else:
+        key = kept_key(_key_file(settings))
+        told = f"{key}  (made here, kept in {_key_file(settings)})"
+    sample = sample_recording()
+    if sample is not None:
+        call = f'curl -X POST "{address}/transcribe" -H "X-API-Key: {key}" -F "file=@{sample}"'
+    else:
+        call = f'curl "{address}/models" -H "X-API-Key: {key}"'
+    return f"\nStenogate    {address}   (docs: {address}/docs)\nAPI key      {told}\nTry it:\n  {call}\n"
+
+
+def sample_recording() -> Path | None:
+    """A real recording that is on this machine anyway: pyannote's sample call, where the full set is installed."""
+    # NOTE: finds the package without importing it; importing it would bring torch into the server.
+    spec = importlib.util.find_spec("pyannote") and importlib.util.find_spec("pyannote.audio")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (sample := Path(folder) / "sample" / "sample.wav").is_file():
+            return sample
+    return None
+
+
+def uvicorn_bind(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[str, int] | None:
+    """Where `uvicorn main:app …` will listen; None when uvicorn was not started from its own command line.
+
+    The application is told its address only by the first request, too late to refuse the start.
+    """
+    program = Path(argv[0]) if argv else Path()
+    if "uvicorn" not in (program.stem, program.parent.name):
+        return None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--host", default=environ.get("UVICORN_HOST", "127.0.0.1"))
+    parser.add_argument("--port", type=int, default=int(environ.get("UVICORN_PORT", "8000")))
+    parser.add_argument("--uds", default=environ.get("UVICORN_UDS"))
+    parser.add_argument("--fd", default=environ.get("UVICORN_FD"))
+    known, _ = parser.parse_known_args(argv[1:])
+    # Not a network address of its own; what arrives is checked request by request.
+    return None if known.uds or known.fd else (known.host, known.port)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, greeting once it listens: only then is the port known where 0 was asked for."""
+
+    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
+        super().__init__(config)
+        self._settings = settings
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(greeting(self._settings, self.servers[0].sockets[0].getsockname()[1]), flush=True)
+
+
+def serve() -> None:
+    """`python main.py`."""
+    try:
+        settings = read_settings()
+        settings.check()
+    except ConfigurationError as error:
+        sys.exit(error.message)
+    telemetry.configure(settings.log_level, hidden=_secrets(settings))
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        server_header=False,
+        # Load balancers keep a connection for 60 s; who closes first must be they, or a request meets a closed one.
+        timeout_keep_alive=65,
+        # Docker kills after 10 s: what is left is cancelled before, so that it can clean up.
+        timeout_graceful_shutdown=8,
+        # Request line and headers; a prompt and a link in the query are a few KiB.
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+    server = _Server(config, settings)
+    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
+        server.run()
+    if not server.started:
+        sys.exit(3)
+
+
+def __getattr__(name: str) -> Any:
+    """`main.app`, made when uvicorn asks for it: importing this module makes nothing."""
+    if name != "app":
+        raise AttributeError(name)
+    telemetry.configure()
+    app = globals()["app"] = create_app()
+    return app
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,216 @@
+"""Stand-ins with behaviour for the slow parts, and a caller that speaks ASGI one message at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from downloads.media import MediaStore
+from ffmpeg import FFmpeg
+
+from api.keys import Keys
+from api.services import Services
+from downloads.fetch import Fetched, MediaKind
+from transcription.core import Transcript, TranscriptionOptions, TranscriptSegment, Word
+from transcription.models import ModelLibrary
+
+KEY = "test-api-key-123"
+AUTH = {"X-API-Key": KEY}
+
+
+class FakeTranscriber:
+    """Hears the file's bytes as its text. Can be told to fail, or to hold its work until it is released."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.runs: list[tuple[Path, TranscriptionOptions]] = []
+        self.started = asyncio.Event()
+        self.release = asyncio.Event()
+        self.release.set()
+        self.cancelled = False
+
+    async def run(self, source: Path, options: TranscriptionOptions) -> Transcript:
+        self.runs.append((source, options))
+        self.started.set()
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        if self.error is not None:
+            raise self.error
+        text = " " + source.read_bytes().decode("utf-8", "replace")
+        words = (Word(0.0, 0.9, text, 0.8),) if options.word_timestamps else None
+        segment = TranscriptSegment(0, 0.0, 1.0, text, -0.2, 0.01, 1.1, 0.0, words)
+        return Transcript(
+            segments=(segment,),
+            language=options.language or "en",
+            language_probability=0.9,
+            duration_s=1.0,
+            task=options.task,
+            model=options.model,
+            device="cpu",
+            compute_type="int8",
+            timings_s={"transcribe": 0.5, "total": 0.6},
+        )
+
+
+@dataclass
+class FakeEngine:
+    ready: bool = True
+    names: list[str] = field(default_factory=lambda: ["tiny.en"])
+
+    def loaded(self) -> list[str]:
+        return self.names
+
+
+class FakeFetcher:
+    """Writes the link itself into the folder as the media. Can be told to fail, or to hold."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.asked: list[dict[str, Any]] = []
+        self.folders: list[Path] = []
+        self.started = asyncio.Event()
+        self.release = asyncio.Event()
+        self.release.set()
+
+    async def fetch(
+        self,
+        url: str,
+        folder: Path,
+        *,
+        kind: MediaKind = MediaKind.AUDIO,
+        format: str | None = None,
+        max_height: int | None = None,
+        on_progress: Callable[..., None] | None = None,
+    ) -> Fetched:
+        self.asked.append({"url": url, "kind": kind, "format": format, "max_height": max_height})
+        self.folders.append(folder)
+        path = folder / "fetched.mp3"
+        path.write_bytes(url.encode())
+        self.started.set()
+        await self.release.wait()
+        if self.error is not None:
+            raise self.error
+        return fetched(path, url)
+
+
+def fetched(path: Path, url: str) -> Fetched:
+    return Fetched(
+        path=path,
+        name="A talk.mp3",
+        title="A talk",
+        extractor="generic",
+        media_type="audio/mpeg",
+        bytes=path.stat().st_size,
+        duration_s=1.0,
+        source=url,
+    )
+
+
+@dataclass
+class Parts:
+    """The fakes behind one application, to be asked what happened."""
+
+    services: Services
+    transcriber: FakeTranscriber
+    engine: FakeEngine
+    fetcher: FakeFetcher
+
+    @property
+    def work_folder(self) -> Path:
+        return self.services.work_folder
+
+
+def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int = 1024 * 1024, **limits: Any) -> Parts:
+    work, media = folder / "work", folder / "media"
+    work.mkdir()
+    transcriber, engine, fetcher = FakeTranscriber(), FakeEngine(), FakeFetcher()
+    services = Services(
+        keys=keys or Keys([KEY]),
+        engine=engine,
+        transcriber=transcriber,
+        library=ModelLibrary(folder / "models", downloads=False, hf_token=None),
+        media=MediaStore(media, (folder / "allowed",)),
+        fetcher=fetcher,
+        ffmpeg=FFmpeg.locate(""),
+        work_folder=work,
+        default_model=limits.get("default_model", "base"),
+        default_beam_size=5,
+        max_upload_bytes=max_upload_bytes,
+        max_duration_s=3600.0,
+    )
+    return Parts(services, transcriber, engine, fetcher)
+
+
+class Caller:
+    """Speaks ASGI to an application: body in pieces, hang-ups, and what was taken of the body."""
+
+    def __init__(
+        self,
+        path: str,
+        pieces: Iterable[bytes] = (),
+        *,
+        headers: dict[str, str] | list[tuple[bytes, bytes]] | None = None,
+        method: str = "POST",
+        query: str = "",
+        server: tuple[str, int | None] | None = ("127.0.0.1", 8000),
+        ends: bool = True,
+    ) -> None:
+        self._pieces = list(pieces)
+        self._ends = ends
+        self.taken = 0
+        """Pieces of the body that the application took."""
+        self.gone = asyncio.Event()
+        self.messages: list[dict[str, Any]] = []
+        raw = headers if isinstance(headers, list) else [(k.encode(), v.encode()) for k, v in (headers or {}).items()]
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": [(name.lower(), value) for name, value in raw],
+            "client": ("127.0.0.1", 50000),
+            "server": server,
+            "state": {},
+        }
+
+    async def receive(self) -> dict[str, Any]:
+        if self.taken < len(self._pieces):
+            piece = self._pieces[self.taken]
+            self.taken += 1
+            more = self.taken < len(self._pieces) or not self._ends
+            return {"type": "http.request", "body": piece, "more_body": more}
+        if self._ends and self.taken == 0:
+            self.taken = 1
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.messages.append(message)
+
+    async def call(self, app: Any) -> Caller:
+        await app(self.scope, self.receive, self.send)
+        return self
+
+    @property
+    def status(self) -> int | None:
+        return self.messages[0]["status"] if self.messages else None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {name.decode(): value.decode() for name, value in self.messages[0]["headers"]}
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.messages[1:])

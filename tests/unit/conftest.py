@@ -1,0 +1,50 @@
+"""An application on fakes, and a client for it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+import structlog
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from tests.fakes import Parts
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _plain_logs() -> None:
+    """structlog's default prints the local variables of each frame, at seconds a trace."""
+    structlog.configure(processors=[structlog.processors.KeyValueRenderer(key_order=["event"])])
+
+
+# Imported where they are used: most tests beside these need no application.
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Parts:
+    from tests.fakes import make_parts
+
+    return make_parts(tmp_path)
+
+
+@pytest.fixture
+def app(parts: Parts) -> FastAPI:
+    from api.application import assemble
+
+    app = assemble()
+    app.state.services = parts.services
+    return app
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    from tests.fakes import AUTH
+
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=AUTH) as client:
+        yield client

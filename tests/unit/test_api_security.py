@@ -1,0 +1,148 @@
+"""Keys: who gets in, and that a refusal costs nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+
+from api.application import assemble
+from api.keys import Keys, is_loopback, kept_key
+from tests.fakes import AUTH, KEY, Caller, Parts, make_parts
+
+PROTECTED = [
+    ("POST", "/transcribe"),
+    ("POST", "/download"),
+    ("POST", "/extract-audio"),
+    ("GET", "/files"),
+    ("GET", "/files/x"),
+    ("DELETE", "/files/x"),
+    ("GET", "/models"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), PROTECTED)
+async def test_every_endpoint_of_work_wants_a_key(app: FastAPI, method: str, path: str) -> None:
+    """One forgotten endpoint is an open door."""
+    caller = await Caller(path, method=method).call(app)
+    assert caller.status == 401
+    assert b'"UNAUTHORIZED"' in caller.body
+    assert "www-authenticate" in caller.headers
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [(b"X-API-Key", b"wrong")],
+        [(b"X-API-Key", b"")],
+        [(b"X-API-Key", KEY.encode() + b"x")],
+        [(b"X-API-Key", KEY.upper().encode())],
+        [(b"X-API-Key", "schlüssel".encode("latin-1"))],
+        [(b"X-API-Key", b"\xff\xfe")],
+        [(b"X-API-Key", KEY.encode()), (b"X-API-Key", KEY.encode())],
+        [(b"X-API-Key", KEY.encode()), (b"X-API-Key", b"wrong")],
+        [(b"Authorization", b"Bearer " + KEY.encode())],
+    ],
+)
+async def test_anything_but_one_right_key_is_refused(app: FastAPI, headers: list[tuple[bytes, bytes]]) -> None:
+    """Odd headers must end as 401, never as a 500 and never inside."""
+    caller = await Caller("/models", method="GET", headers=headers).call(app)
+    assert caller.status == 401
+
+
+async def test_each_of_several_keys_opens(tmp_path: Path) -> None:
+    """API_KEYS is a list: keys are rotated one by one."""
+    app = assemble()
+    app.state.services = make_parts(tmp_path, keys=Keys(["first-key", "zweiter-schlüssel"])).services
+    for key in (b"first-key", "zweiter-schlüssel".encode()):
+        caller = await Caller("/files", method="GET", headers=[(b"X-API-Key", key)]).call(app)
+        assert caller.status == 200
+
+
+async def test_an_unauthorized_body_is_not_read(app: FastAPI, parts: Parts) -> None:
+    """Strangers must not fill the disk or the line."""
+    pieces = [b"x" * 65536] * 1000
+    headers = {"Content-Length": str(65536 * 1000), "Content-Type": "audio/mpeg", "X-API-Key": "wrong"}
+    caller = Caller("/transcribe", pieces, headers=headers)
+    took_before_answer: list[int] = []
+    caller.send = _noting(caller, took_before_answer)  # type: ignore[method-assign]
+    await caller.call(app)
+    assert caller.status == 401
+    assert took_before_answer[0] == 0
+    assert caller.taken < len(pieces)
+    assert list(parts.work_folder.iterdir()) == []
+
+
+def _noting(caller: Caller, taken: list[int]):  # type: ignore[no-untyped-def]
+    async def send(message: dict[str, object]) -> None:
+        taken.append(caller.taken)
+        caller.messages.append(message)
+
+    return send
+
+
+async def test_health_and_docs_need_no_key(app: FastAPI) -> None:
+    """Platforms probe without one, and a person must be able to read how to send one."""
+    for path in ("/health", "/ready", "/docs", "/openapi.json"):
+        assert (await Caller(path, method="GET").call(app)).status == 200, path
+
+
+@pytest.mark.parametrize("server", [("192.168.1.5", 8000), ("10.0.0.1", 8000), ("2001:db8::1", 8000), None])
+@pytest.mark.parametrize("path", ["/models", "/ready"])
+async def test_the_made_key_opens_nothing_from_outside(
+    tmp_path: Path, server: tuple[str, int] | None, path: str
+) -> None:
+    """`uvicorn main:app --host 0.0.0.0` would else offer a server that nobody has secured."""
+    app = assemble()
+    app.state.services = make_parts(tmp_path, keys=Keys([KEY], loopback_only=True)).services
+    refused = await Caller(path, method="GET", headers=AUTH, server=server).call(app)
+    assert refused.status == 503
+    assert b"API_KEYS" in refused.body
+    served = await Caller(path, method="GET", headers=AUTH, server=("127.0.0.1", 8000)).call(app)
+    assert served.status == 200
+
+
+async def test_a_chosen_key_opens_from_outside(app: FastAPI) -> None:
+    """That is what API_KEYS are for."""
+    caller = await Caller("/files", method="GET", headers=AUTH, server=("192.168.1.5", 8000)).call(app)
+    assert caller.status == 200
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "/run/stenogate.sock"])
+def test_loopback_is_known_in_each_form(address: str) -> None:
+    """Dual-stack sockets report mapped addresses."""
+    assert is_loopback(address)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "192.168.0.1", "::", "::ffff:8.8.8.8", "fe80::1%eth0", "testserver"])
+def test_other_addresses_are_not_loopback(address: str) -> None:
+    """In doubt the request comes from outside."""
+    assert not is_loopback(address)
+
+
+def test_the_made_key_is_private_and_stays(tmp_path: Path) -> None:
+    """A restart must not lock out the scripts that hold the key, and other users must not read it."""
+    path = tmp_path / "api-key"
+    key = kept_key(path)
+    assert len(key) >= 43
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert kept_key(path) == key
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_key_file_that_others_may_read_is_closed(tmp_path: Path) -> None:
+    """A copied DATA_DIR often loses its modes."""
+    path = tmp_path / "api-key"
+    path.write_text("my-own-key\n")
+    path.chmod(0o644)
+    assert kept_key(path) == "my-own-key"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_empty_key_file_is_made_anew(tmp_path: Path) -> None:
+    """An empty key would open the server to a header without a value."""
+    path = tmp_path / "api-key"
+    path.touch()
+    assert len(kept_key(path)) >= 43

@@ -1,0 +1,93 @@
+"""Settings: where they come from, and which of them do not go together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from errors import ConfigurationError
+from main import read_settings
+from settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the developer's .env nor the environment may reach these tests."""
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def test_the_defaults_start_on_loopback() -> None:
+    """Nobody should open a server to the network by starting it."""
+    settings = Settings()
+    settings.check()
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+
+
+def test_the_variable_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A platform sets PORT; a forgotten .env must not overrule it."""
+    Path(".env").write_text("PORT=1111\nMODEL_SIZE=small\n")
+    monkeypatch.setenv("PORT", "2222")
+    settings = Settings()
+    assert (settings.port, settings.model_size) == (2222, "small")
+
+
+def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON in an environment variable is hard to quote."""
+    monkeypatch.setenv("API_KEYS", " one-key , two-key ,")
+    monkeypatch.setenv("MEDIA_ROOTS", "/tmp,/srv/media")
+    settings = Settings()
+    assert [key.get_secret_value() for key in settings.api_keys] == ["one-key", "two-key"]
+    assert settings.media_roots == (Path("/tmp"), Path("/srv/media"))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_loopback_needs_no_key(host: str) -> None:
+    """One is made there."""
+    Settings(host=host).check()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
+def test_any_other_address_needs_a_key_and_says_how(host: str) -> None:
+    """The sentence must tell what to do."""
+    with pytest.raises(ConfigurationError, match="Set API_KEYS"):
+        Settings(host=host).check()
+    Settings(host=host, api_keys="a-long-random-key").check()
+
+
+def test_keys_are_not_shown() -> None:
+    """Settings end up in logs and traces."""
+    settings = Settings(api_keys="a-long-random-key", hf_token="hf_abcdefgh")
+    assert "a-long-random-key" not in repr(settings)
+    assert "hf_abcdefgh" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "http"), ("PORT", "70000"), ("BEAM_SIZE", "0"), ("MAX_UPLOAD_MB", "-1"), ("LOG_LEVEL", "loud")],
+)
+def test_a_wrong_value_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """With a sentence, not pydantic's report."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=name):
+        read_settings()
+
+
+def test_a_wrong_key_is_not_repeated_in_the_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence goes to the log."""
+    monkeypatch.setenv("API_KEYS", "sekrit")
+    monkeypatch.setenv("PORT", "x-sekrit-port")
+    with pytest.raises(ConfigurationError) as refusal:
+        read_settings()
+    assert "sekrit" not in refusal.value.message
+
+
+def test_folders_follow_the_data_folder() -> None:
+    """One volume is enough for all that must survive."""
+    settings = Settings(data_dir="/srv/data")
+    assert settings.media_path == Path("/srv/data/media")
+    assert settings.model_path == Path("/srv/data/models")
+    assert settings.work_path == Path("/srv/data/work")
+    assert Settings(media_dir="/srv/media").media_path == Path("/srv/media")

@@ -1,0 +1,29 @@
+"""The folder of work in flight: emptied at start, unless another server is at work in it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Make *folder*, remove what a crashed server left in it, and hold it while the context lasts.
+
+    The first of several servers that share it (uvicorn --workers) empties it; those that follow leave it alone.
+    Raises OSError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(folder.name + ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        else:
+            for left in folder.iterdir():
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
