@@ -29,7 +29,7 @@ def media_type(response_format: ResponseFormat) -> str:
     return _MEDIA_TYPES[response_format]
 
 
-def render(transcript: Transcript, response_format: ResponseFormat, *, request_id: str) -> str | Json:
+def render(transcript: Transcript, response_format: ResponseFormat, request_id: str) -> str | Json:
     """*transcript* as text, or as an object that is valid JSON: no NaN, no infinity.
 
     Times are seconds with three decimals, probabilities have four. Subtitles of a long recording take a second or two
