@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -42,6 +43,7 @@ def all_errors(parent: type[errors.ServiceError] = errors.ServiceError) -> Itera
             yield from all_errors(child)
 
 
+@cache
 def openapi() -> dict[str, Any]:
     return create_app(Settings(_env_file=None)).openapi()  # type: ignore[call-arg]
 
