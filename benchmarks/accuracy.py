@@ -25,6 +25,7 @@ from benchmarks.weights import weights_folder
 
 SETS = ("english", "long", "multilingual", "nonspeech")
 LIBRARY = "faster-whisper-batched"
+LONG, UTTERANCES = "long file, whole", "long file, utterance by utterance"
 
 Ask = Callable[[Clip, str | None], tuple[str, str]]
 """(clip, language) -> (text, language heard)."""
@@ -71,8 +72,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[Row]:
     if "english" in wanted:
         work.append(("tiny.en", "English clips", speech.english()))
     if "long" in wanted:
-        work.append(("tiny.en", "long file, whole", [speech.long()]))
-        work.append(("tiny.en", "long file, utterance by utterance", speech.long_utterances(folder)))
+        work.append(("tiny.en", LONG, [speech.long()]))
+        work.append(("tiny.en", UTTERANCES, speech.long_utterances(folder)))
     if "nonspeech" in wanted:
         work.append(("tiny.en", "no speech, tiny.en", speech.nonspeech()))
     if "multilingual" in wanted:
@@ -134,7 +135,9 @@ def summary_line(name: str, rows: Sequence[Row]) -> dict[str, Any]:
         "reference": ours.reference,
         "stenogate": asdict(ours) | {"error_rate": ours.error_rate},
         "library": asdict(theirs) | {"error_rate": theirs.error_rate},
-        "texts_where_none_is_right": [row.stenogate for row in rows if not row.reference and row.stenogate],
+        "texts_where_none_is_right": [
+            f"{row.clip}: {row.stenogate!r}" for row in rows if not row.reference and row.stenogate
+        ],
     }
 
 
@@ -150,6 +153,17 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
             rates, difference = [f"{side['written']} words invented" for side in (theirs, ours)], ""
         cells.append([line["set"], str(line["files"]), f"{line['reference']} {line['unit']}", *rates, difference])
     return markdown(header, cells)
+
+
+def lost_by_length(lines: Sequence[dict[str, Any]]) -> str:
+    """What hearing the long file in one go costs beside its utterances one by one; "" where it was not measured."""
+    rates = {line["set"]: (line["stenogate"]["error_rate"], line["library"]["error_rate"]) for line in lines}
+    if LONG not in rates:
+        return ""
+    ours, theirs = (100 * (whole - single) for whole, single in zip(rates[LONG], rates[UTTERANCES], strict=True))
+    return (
+        f"Lost by hearing the long file in one go: Stenogate {ours:+.1f} points, faster-whisper batched {theirs:+.1f}."
+    )
 
 
 def per_file(rows: Sequence[Row]) -> str:
@@ -185,7 +199,9 @@ def main() -> None:
     print(table(lines))
     for line in lines:
         for text in line["texts_where_none_is_right"]:
-            print(f"\nInvented where nothing was said ({line['set']}): {text!r}")
+            print(f"\nInvented where nothing was said, {text}")
+    if loss := lost_by_length(lines):
+        print(f"\n{loss}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.accuracy import LONG, UTTERANCES, Row, lost_by_length, summary
 from benchmarks.baselines import answer, merged
 from benchmarks.machine import cpu
 from benchmarks.processes import MemoryWatch, TreeMemory, stop, tree_memory
@@ -136,3 +137,20 @@ def test_the_machine_is_named() -> None:
 def test_tables_are_aligned() -> None:
     """They are read on a terminal, too."""
     assert markdown(["a", "long"], [["12", "3"]]).splitlines() == ["| a  | long |", "|----|------|", "| 12 | 3    |"]
+
+
+def test_what_length_costs_is_told() -> None:
+    """Long files lose nothing: the whole file is held against its own utterances, not against the library alone."""
+    rows = [
+        Row(LONG, "long", "en", "one two three four", "one two three", "en", "one two"),
+        Row(UTTERANCES, "1", "en", "one two", "one two", "en", "one two"),
+        Row(UTTERANCES, "2", "en", "three four", "three four", "en", "three five"),
+    ]
+    assert "Stenogate +25.0 points, faster-whisper batched +25.0" in lost_by_length(summary(rows))
+    assert lost_by_length(summary(rows[1:])) == ""
+
+
+def test_invented_words_are_shown_with_their_file() -> None:
+    """A rate without reference words says nothing; the text does."""
+    (line,) = summary([Row("no speech", "silence.wav", None, "", "Thank you.", "en", "")])
+    assert line["texts_where_none_is_right"] == ["silence.wav: 'Thank you.'"]
