@@ -142,9 +142,9 @@ def test_tables_are_aligned() -> None:
 def test_what_length_costs_is_told() -> None:
     """Long files lose nothing: the whole file is held against its own utterances, not against the library alone."""
     rows = [
-        Row(LONG, "long", "en", "one two three four", "one two three", "en", "one two"),
-        Row(UTTERANCES, "1", "en", "one two", "one two", "en", "one two"),
-        Row(UTTERANCES, "2", "en", "three four", "three four", "en", "three five"),
+        Row(LONG, "long", "en", "cats eat small fish", "cats eat small", "en", "cats eat"),
+        Row(UTTERANCES, "1", "en", "cats eat", "cats eat", "en", "cats eat"),
+        Row(UTTERANCES, "2", "en", "small fish", "small fish", "en", "small dish"),
     ]
     assert "Stenogate +25.0 points, faster-whisper batched +25.0" in lost_by_length(summary(rows))
     assert lost_by_length(summary(rows[1:])) == ""
