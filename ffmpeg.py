@@ -1,0 +1,194 @@
+"""ffmpeg as a child process that cannot run away: where it is, what it may open, how much it may use."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import shutil
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from errors import ConfigurationError, MediaTimeout
+
+DEMUXERS = (
+    *("aac", "ac3", "aiff", "amr", "ape", "asf", "au", "avi", "caf", "dsf", "dts", "eac3", "flac", "flv"),
+    *("loas", "matroska", "mov", "mp3", "mpeg", "mpegts", "mxf", "nistsphere", "ogg", "rm", "tta"),
+    *("voc", "w64", "wav", "webm", "wv"),
+)
+"""What is opened: containers and streams that carry their own sound and tell what it is.
+
+Left out on purpose: whatever names other files or addresses (hls, dash, concat, imf, sdp), devices (lavfi, tty),
+pictures, subtitles and text, and raw samples, as which any file at all can be read.
+"""
+
+_TAIL_BYTES = 8192
+_LINE_BYTES = 4096
+_CPU_GRACE_S = 5
+
+# The limits are set by a shell that then becomes ffmpeg, in the same process: no code of ours runs between fork and
+# exec. Where the system refuses a limit (macOS: address space), the rest still holds. `ulimit -f` counts 512 bytes.
+# Soft before hard: a soft limit may never lie above the hard one.
+_LIMITED = """
+ulimit -c 0
+ulimit -S -t "$1"; ulimit -H -t "$2"
+ulimit -f "$3"
+ulimit -v "$4"
+shift 4
+exec "$@" 2>&3 3>&-
+"""
+
+_ENVIRONMENT = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
+"""All that ffmpeg sees of ours: no keys, and no FFREPORT, which would have it write a log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a run ended: *returncode* is negative where a signal ended it; *stderr_tail* is the last of what it said."""
+
+    returncode: int
+    stderr_tail: str
+
+
+def input_arguments(path: Path) -> list[str]:
+    """The arguments that open *path*, and nothing but that file, whatever its name or content says.
+
+    The name is made absolute and gets a scheme, so that none is read as an option or as an address.
+    """
+    return [
+        *("-protocol_whitelist", "file,pipe"),
+        *("-format_whitelist", ",".join(DEMUXERS)),
+        *("-i", f"file:{os.path.abspath(path)}"),
+    ]
+
+
+def output_argument(path: Path) -> str:
+    """The argument that names *path* as an output."""
+    return f"file:{os.path.abspath(path)}"
+
+
+class FFmpeg:
+    """Runs one ffmpeg binary. Stateless: any number of runs may be under way on any loop."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"FFmpeg({str(self.path)!r})"
+
+    @classmethod
+    def locate(cls, configured: str = "") -> FFmpeg:
+        """The configured binary, else the system's, else the one in the imageio-ffmpeg package.
+
+        Raises ConfigurationError that says what to do where there is none.
+        """
+        if configured:
+            found = shutil.which(os.path.expanduser(configured))
+            if found is None:
+                raise ConfigurationError(
+                    f"FFMPEG={configured} is no program that can be run. Set FFMPEG to the full path of an ffmpeg "
+                    "binary, or leave it empty to have one found."
+                )
+            return cls(Path(found).absolute())
+        found = shutil.which("ffmpeg") or _packaged()
+        if found is None:
+            raise ConfigurationError(
+                "There is no ffmpeg here. Install it (apt-get install ffmpeg, brew install ffmpeg) or the Python "
+                "package imageio-ffmpeg, or set FFMPEG to the full path of its binary."
+            )
+        return cls(Path(found).absolute())
+
+    async def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        wall_s: float,
+        cpu_s: float,
+        file_size_bytes: int | None = None,
+        memory_bytes: int | None = None,
+        on_stderr_line: Callable[[str], None] | None = None,
+    ) -> Finished:
+        """Run ffmpeg with *arguments* and wait for its end. Its stdin is empty and its stdout goes nowhere.
+
+        Limits: seconds of wall clock and of CPU, the largest file it may write, its address space (where the system
+        can limit that). *on_stderr_line* gets each line as it comes, cut at 4 KiB. Whatever ends this call early
+        (time, cancellation, an exception of *on_stderr_line*) kills the child and all it started, and waits for that.
+
+        Raises MediaTimeout when either time is used up.
+        """
+        process = await asyncio.create_subprocess_exec(
+            *self._command(cpu_s, file_size_bytes, memory_bytes),
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+            | {"LC_ALL": "C", "AV_LOG_FORCE_NOCOLOR": "1"},
+        )
+        try:
+            async with asyncio.timeout(wall_s):
+                assert process.stderr is not None
+                tail = await _read(process.stderr, on_stderr_line)
+                returncode = await process.wait()
+        except TimeoutError:
+            raise MediaTimeout from None
+        finally:
+            if process.returncode is None:
+                await _kill(process)
+        if returncode == -signal.SIGXCPU or f"received signal {signal.SIGXCPU.value}" in tail:
+            raise MediaTimeout
+        return Finished(returncode, tail)
+
+    def _command(self, cpu_s: float, file_size_bytes: int | None, memory_bytes: int | None) -> list[str]:
+        soft_s = math.ceil(cpu_s)
+        blocks = "unlimited" if file_size_bytes is None else str(math.ceil(file_size_bytes / 512))
+        kibibytes = "unlimited" if memory_bytes is None else str(memory_bytes // 1024)
+        limits = [str(soft_s), str(soft_s + _CPU_GRACE_S), blocks, kibibytes]
+        # The shell's own complaints about refused limits go nowhere; ffmpeg gets the real stderr back.
+        script = f"exec 3>&2 2>/dev/null\n{_LIMITED}"
+        return ["/bin/sh", "-c", script, "sh", *limits, str(self.path), "-nostdin", "-hide_banner"]
+
+
+def _packaged() -> str | None:
+    """The binary in the imageio-ffmpeg wheel. There is no ffprobe beside it, so nothing here may need one."""
+    try:
+        import imageio_ffmpeg
+
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except (ImportError, RuntimeError):
+        return None
+
+
+async def _read(stream: asyncio.StreamReader, on_line: Callable[[str], None] | None) -> str:
+    """Read *stream* to its end and return its tail. Holds a few KiB however much comes, also without line ends."""
+    tail = rest = b""
+    while chunk := await stream.read(65_536):
+        tail = (tail + chunk)[-_TAIL_BYTES:]
+        if on_line is not None:
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                on_line(_text(line[:_LINE_BYTES]))
+            rest = rest[:_LINE_BYTES]
+    if rest and on_line is not None:
+        on_line(_text(rest))
+    return _text(tail)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", errors="replace")
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill the child's whole session and wait for its end, even where the waiting task is cancelled again meanwhile."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    ended = asyncio.ensure_future(process.wait())
+    while not ended.done():
+        # NOTE: a task group's cancellation arrives at every await. Killed children end at once, so this is short; the
+        # first cancellation is the exception in flight and goes on afterwards.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(ended)
