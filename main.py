@@ -14,12 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from downloads.media import MediaStore
 from fastapi import FastAPI
-from ffmpeg import FFmpeg
 from pydantic import ValidationError
-from transcription.engine import Engine
-from transcription.service import Transcriber
 
 import telemetry
 from api.application import assemble
@@ -27,11 +23,17 @@ from api.keys import Keys, kept_key
 from api.services import Services
 from downloads.egress import EgressProxy
 from downloads.fetch import Fetcher
+from downloads.media import MediaStore
 from downloads.urls import AddressPolicy
 from errors import ConfigurationError, ServiceError
+from ffmpeg import FFmpeg
 from settings import Settings
 from transcription import models
+from transcription.engine import Engine, available_cores
 from transcription.models import ModelLibrary
+from transcription.scheduler import SegmentScheduler
+from transcription.service import Transcriber
+from transcription.speech import SpeechCutter
 from workfolder import claimed
 
 MIB = 2**20
@@ -84,11 +86,29 @@ async def wired(settings: Settings) -> AsyncIterator[Services]:
         library = ModelLibrary(settings.model_path, downloads=settings.model_downloads, hf_token=token)
         ffmpeg = FFmpeg.locate(settings.ffmpeg)
         proxy = await stack.enter_async_context(EgressProxy(AddressPolicy(settings.private_hosts_allowed)))
-        engine = await stack.enter_async_context(Engine())
+        engine = await stack.enter_async_context(
+            Engine(
+                library.ensure,
+                model=default_model,
+                device=settings.device,
+                compute_type=settings.compute_type,
+                threads=settings.cpu_threads,
+                log_level=settings.log_level,
+            )
+        )
+        scheduler = await stack.enter_async_context(SegmentScheduler(engine, batch_size=settings.batch_size))
         yield Services(
             keys=keys,
             engine=engine,
-            transcriber=Transcriber(),
+            transcriber=Transcriber(
+                ffmpeg,
+                SpeechCutter(),
+                engine,
+                scheduler,
+                work_dir=settings.work_path,
+                max_duration_s=settings.max_duration_s,
+                max_decodes=available_cores(),
+            ),
             library=library,
             media=MediaStore(settings.media_path, settings.media_roots),
             fetcher=Fetcher(

@@ -6,7 +6,6 @@ import asyncio
 import os
 from typing import Any
 
-from downloads.media import StoredMedia
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse
 from starlette.types import Message, Receive, Scope, Send
@@ -15,6 +14,7 @@ from api.problems import answer, responses
 from api.schemas import FileList, StoredFile
 from api.security import require_key
 from api.services import services
+from downloads.media import MediaFile
 from errors import MediaNotFound, NotReady, RangeNotSatisfiable, Unauthorized
 
 _CONTENT: dict[str, Any] = {"audio/*": {}, "video/*": {}}
@@ -26,7 +26,7 @@ _FILE_RESPONSES: dict[int | str, dict[str, Any]] = {
 router = APIRouter(prefix="/files", tags=["files"], dependencies=[Depends(require_key)])
 
 
-def described(media: StoredMedia) -> StoredFile:
+def described(media: MediaFile) -> StoredFile:
     return StoredFile(
         id=media.id,
         path=str(media.path),

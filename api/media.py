@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from downloads.extract import AudioFormat, ExtractOptions, extract
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
@@ -17,6 +16,7 @@ from api.security import require_key
 from api.services import Services, services
 from api.uploads import MAX_FORM_BYTES, Upload
 from api.workplace import private_folder
+from downloads.extract import AudioFormat, ExtractOptions, extract
 from downloads.fetch import MediaKind
 from errors import (
     AmbiguousAudio,
@@ -99,7 +99,13 @@ async def _download(parts: Services, asked: DownloadParameters, folder: Path) ->
         _link_of(asked), place, kind=asked.kind, format=asked.format, max_height=asked.max_height
     )
     media = parts.media.add(
-        fetched.path, name=fetched.name, media_type=fetched.media_type, duration_s=fetched.duration_s
+        fetched.path,
+        name=fetched.name,
+        media_type=fetched.media_type,
+        duration_s=fetched.duration_s,
+        title=fetched.title,
+        extractor=fetched.extractor,
+        source=fetched.source,
     )
     stored = described(media)
     return DownloadedFile(**stored.model_dump(), title=fetched.title, extractor=fetched.extractor, audio_file=stored.id)
@@ -140,7 +146,15 @@ async def _extract(parts: Services, asked: ExtractParameters, upload: Upload | N
     source = upload.path if upload is not None else parts.media.resolve(asked.video_file or "")
     name = Path(upload.name or "audio").stem if upload is not None else source.stem
     target = folder / f"audio.{asked.format}"
-    await extract(parts.ffmpeg, source, target, options=_extract_options(asked), max_duration_s=parts.max_duration_s)
-    media = parts.media.add(target, name=f"{name}.{asked.format}")
+    made = await extract(
+        parts.ffmpeg, source, target, options=_extract_options(asked), max_duration_s=parts.max_duration_s
+    )
+    media = parts.media.add(
+        target,
+        name=f"{name}.{asked.format}",
+        media_type=made.media_type,
+        duration_s=made.duration_s,
+        title=made.title,
+    )
     stored = described(media)
     return ExtractedFile(**stored.model_dump(), audio_file=stored.id)

@@ -27,8 +27,7 @@ async def ready(request: Request) -> Readiness:
     """For the load balancer that sends requests. Needs no key."""
     refuse_strange_bind(request)
     engine = services(request).engine
-    if not engine.ready:
-        raise NotReady
+    engine.check_ready()
     return Readiness(loaded=engine.loaded())
 
 

@@ -56,7 +56,7 @@ class TranscriptionSchema(AboutTheWork):
     model_config = ConfigDict(title="Transcription")
 
     text: str = Field(examples=[_SAID])
-    language: str = Field(description="Code of the language.", examples=["en"])
+    language: str | None = Field(description="Code of the language; null where nobody speaks.", examples=["en"])
     language_probability: float | None = Field(examples=[0.99])
     duration: float = Field(description="Seconds of audio.", examples=[11.0])
     segments: list[SegmentSchema]
@@ -78,8 +78,8 @@ class VerboseTranscriptionSchema(AboutTheWork):
     model_config = ConfigDict(title="VerboseTranscription")
 
     text: str = Field(examples=[_SAID])
-    language: str = Field(description="Name of the language.", examples=["english"])
-    language_code: str = Field(examples=["en"])
+    language: str | None = Field(description="Name of the language.", examples=["english"])
+    language_code: str | None = Field(examples=["en"])
     language_probability: float | None = Field(examples=[0.99])
     duration: float = Field(description="Seconds of audio.", examples=[11.0])
     segments: list[VerboseSegmentSchema]

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
-from downloads.media import MediaStore
 from fastapi import Request
-from ffmpeg import FFmpeg
 
 from api.keys import Keys
 from downloads.fetch import Fetched, MediaKind
+from downloads.media import MediaStore
+from ffmpeg import FFmpeg
 from transcription.core import Transcript, TranscriptionOptions
 from transcription.models import ModelLibrary
 
@@ -26,8 +26,8 @@ class Transcriber(Protocol):
 class EngineStatus(Protocol):
     """What the engine tells of itself."""
 
-    @property
-    def ready(self) -> bool: ...
+    def check_ready(self) -> None:
+        """Raises NotReady with the reason."""
 
     def loaded(self) -> list[str]: ...
 

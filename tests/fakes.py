@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from downloads.media import MediaStore
-from ffmpeg import FFmpeg
-
 from api.keys import Keys
 from api.services import Services
 from downloads.fetch import Fetched, MediaKind
+from downloads.media import MediaStore
+from errors import NotReady
+from ffmpeg import FFmpeg
 from transcription.core import Transcript, TranscriptionOptions, TranscriptSegment, Word
 from transcription.models import ModelLibrary
 
@@ -62,6 +62,10 @@ class FakeTranscriber:
 class FakeEngine:
     ready: bool = True
     names: list[str] = field(default_factory=lambda: ["tiny.en"])
+
+    def check_ready(self) -> None:
+        if not self.ready:
+            raise NotReady("The model is still being loaded.")
 
     def loaded(self) -> list[str]:
         return self.names

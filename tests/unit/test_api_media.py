@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from downloads.media import StoredMedia
+from downloads.media import MediaFile
 from fastapi import FastAPI
 
 from errors import LinkNotAllowed
@@ -17,7 +17,7 @@ CONTENT = bytes(range(256)) * 4
 
 
 @pytest.fixture
-def stored(parts: Parts, tmp_path: Path) -> StoredMedia:
+def stored(parts: Parts, tmp_path: Path) -> MediaFile:
     (source := tmp_path / "a.mp3").write_bytes(CONTENT)
     return parts.services.media.add(source, name='Ein "Ärger"\r\n.mp3', media_type="audio/mpeg")
 
@@ -92,7 +92,7 @@ async def test_extraction_names_what_is_wrong(client: httpx.AsyncClient, name: s
     assert answer.json()["errors"][0]["name"] == name
 
 
-async def test_stored_files_are_listed(client: httpx.AsyncClient, stored: StoredMedia) -> None:
+async def test_stored_files_are_listed(client: httpx.AsyncClient, stored: MediaFile) -> None:
     """With what is needed to choose one."""
     (file,) = (await client.get("/files")).json()["files"]
     assert file["id"] == stored.id
@@ -100,7 +100,7 @@ async def test_stored_files_are_listed(client: httpx.AsyncClient, stored: Stored
     assert file["bytes"] == len(CONTENT)
 
 
-async def test_a_stored_file_is_sent_under_a_safe_name(client: httpx.AsyncClient, stored: StoredMedia) -> None:
+async def test_a_stored_file_is_sent_under_a_safe_name(client: httpx.AsyncClient, stored: MediaFile) -> None:
     """Titles come from strangers: a quote or a newline must not become a header."""
     answer = await client.get(f"/files/{stored.id}")
     assert answer.content == CONTENT
@@ -117,7 +117,7 @@ async def test_a_stored_file_is_sent_under_a_safe_name(client: httpx.AsyncClient
     [("bytes=0-9", CONTENT[:10]), ("bytes=1000-", CONTENT[1000:]), ("bytes=-4", CONTENT[-4:])],
 )
 async def test_a_range_of_a_file_is_sent(
-    client: httpx.AsyncClient, stored: StoredMedia, asked: str, got: bytes
+    client: httpx.AsyncClient, stored: MediaFile, asked: str, got: bytes
 ) -> None:
     """Players seek, and broken downloads go on."""
     answer = await client.get(f"/files/{stored.id}", headers={"Range": asked})
@@ -128,7 +128,7 @@ async def test_a_range_of_a_file_is_sent(
 
 @pytest.mark.parametrize("asked", ["bytes=5000-", "bytes=x", "lines=1-2"])
 async def test_a_range_outside_is_a_problem_like_others(
-    client: httpx.AsyncClient, stored: StoredMedia, asked: str
+    client: httpx.AsyncClient, stored: MediaFile, asked: str
 ) -> None:
     """The framework would answer in plain text."""
     answer = await client.get(f"/files/{stored.id}", headers={"Range": asked})
@@ -137,7 +137,7 @@ async def test_a_range_outside_is_a_problem_like_others(
     assert answer.headers["content-range"] == f"bytes */{len(CONTENT)}"
 
 
-async def test_a_deleted_file_is_gone(client: httpx.AsyncClient, stored: StoredMedia) -> None:
+async def test_a_deleted_file_is_gone(client: httpx.AsyncClient, stored: MediaFile) -> None:
     """From the disk too."""
     answer = await client.delete(f"/files/{stored.id}")
     assert (answer.status_code, answer.content) == (204, b"")
@@ -146,7 +146,7 @@ async def test_a_deleted_file_is_gone(client: httpx.AsyncClient, stored: StoredM
         assert (await again).json()["code"] == "FILE_NOT_FOUND"
 
 
-async def test_a_file_that_vanished_is_not_found(client: httpx.AsyncClient, stored: StoredMedia) -> None:
+async def test_a_file_that_vanished_is_not_found(client: httpx.AsyncClient, stored: MediaFile) -> None:
     """People tidy up folders by hand."""
     stored.path.unlink()
     assert (await client.get(f"/files/{stored.id}")).status_code == 404
