@@ -122,7 +122,8 @@ class Transcript:
     """The whole answer, before it is rendered."""
 
     segments: tuple[TranscriptSegment, ...]
-    language: str
+    language: str | None
+    """Whisper's code; None where it was to be detected and nobody speaks."""
     language_probability: float
     duration_s: float
     task: Task

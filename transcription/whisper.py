@@ -1,0 +1,297 @@
+"""One Whisper model in memory: segments in, text and word times out. Runs in the engine's process only.
+
+The weights and the mathematics are CTranslate2's; tokenizer, features and word splitting are faster-whisper's. What is
+decided here: how long a window each batch is encoded over, and what is done about segments whose decoding fails.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ctranslate2
+import numpy as np
+import numpy.typing as npt
+from faster_whisper import WhisperModel
+from faster_whisper.tokenizer import Tokenizer
+from faster_whisper.transcribe import get_suppressed_tokens
+
+from transcription.core import BYTES_PER_SAMPLE, SAMPLE_RATE, Segment, TranscriptionOptions, TranscriptSegment, Word
+from transcription.protocol import Language
+from transcription.words import TimedWord, tidied
+
+FULL_WINDOW_FRAMES = 3_000
+"""Whisper's own window: 30 s in mel frames of 10 ms."""
+
+SHORTEST_WINDOW_FRAMES = 1_000
+WINDOW_MARGIN_FRAMES = 100
+"""A window is as long as the batch's longest segment and this margin, and never shorter than the floor: no words are
+lost and two thirds of the encoder's work saved (docs/decisions/0003-window.md)."""
+
+HOTTER = (0.2, 0.4, 0.6, 0.8, 1.0)
+"""Temperatures tried in turn where the safeguards fail (Whisper, `transcribe.py`)."""
+
+MAX_COMPRESSION_RATIO = 2.4
+MIN_AVG_LOGPROB = -1.0
+NO_SPEECH_ABOVE = 0.6
+"""Whisper's safeguards (Radford et al. 2022, section 4.5): text that repeats itself, text the model does not believe,
+and silence: *no speech* is believed where the text is not."""
+
+MAX_TOKENS_A_SECOND = 8.0
+"""Faster than anybody speaks: a loop, in a window that was too short for the model to stop."""
+
+MAX_TOKENS = 448
+"""Whisper's text context, prompt included."""
+
+WITHOUT_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})
+"""Languages that are written without spaces between sentences' words."""
+
+Mel = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """One decoding of one segment, and how well it went."""
+
+    tokens: tuple[int, ...]
+    text: str
+    avg_logprob: float
+    no_speech_prob: float
+    temperature: float
+
+    @property
+    def compression_ratio(self) -> float:
+        """Bytes of the text over its compressed bytes: loops compress well. 0 for no text."""
+        data = self.text.encode()
+        return len(data) / len(zlib.compress(data)) if data else 0.0
+
+    @property
+    def is_silence(self) -> bool:
+        return not self.text.strip() or (self.no_speech_prob > NO_SPEECH_ABOVE and self.avg_logprob < MIN_AVG_LOGPROB)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether Whisper's safeguards let it pass."""
+        return self.is_silence or (
+            self.compression_ratio <= MAX_COMPRESSION_RATIO and self.avg_logprob >= MIN_AVG_LOGPROB
+        )
+
+    def fits(self, duration_s: float) -> bool:
+        """Whether so many tokens can have been said in that time."""
+        return len(self.tokens) <= 10 + MAX_TOKENS_A_SECOND * duration_s
+
+
+def window_frames(duration_s: float) -> int:
+    """Mel frames to encode for segments of at most *duration_s*: whole half seconds, so that shapes repeat."""
+    needed = max(SHORTEST_WINDOW_FRAMES, duration_s * 100 + WINDOW_MARGIN_FRAMES)
+    return min(FULL_WINDOW_FRAMES, int(-(-needed // 50) * 50))
+
+
+def samples_of(segment: Segment) -> npt.NDArray[np.float32]:
+    """The segment's samples, -1 to 1, read from its file."""
+    pcm = np.fromfile(segment.path, np.int16, segment.samples, offset=segment.first_sample * BYTES_PER_SAMPLE)
+    return pcm.astype(np.float32) / np.float32(32_768)
+
+
+class Whisper:
+    """A loaded model. Not to be used by two threads at once. Keeps nothing of what it transcribes."""
+
+    def __init__(self, path: Path, *, device: str, device_index: int, compute_type: str, threads: int) -> None:
+        """*path*: a folder with a CTranslate2 Whisper model. *threads*: of one batch, on the CPU."""
+        self._whisper = WhisperModel(
+            str(path),
+            device=device,
+            device_index=device_index,
+            compute_type=compute_type,
+            cpu_threads=threads,
+            local_files_only=True,
+        )
+        self._model: ctranslate2.models.Whisper = self._whisper.model
+        self._on_cpu = device == "cpu"
+
+    def detect_language(self, segments: Sequence[Segment]) -> Language:
+        """The language of the speech in *segments*, each weighted by its length."""
+        if not self._model.is_multilingual:
+            return Language("en", 1.0)
+        weights = [segment.duration_s for segment in segments]
+        heard: dict[str, float] = {}
+        encoded = self._encode([self._mel(segment) for segment in segments], FULL_WINDOW_FRAMES)
+        for weight, languages in zip(weights, self._model.detect_language(encoded), strict=True):
+            for token, probability in languages:
+                code = token.strip("<|>")
+                heard[code] = heard.get(code, 0.0) + probability * weight / sum(weights)
+        code = max(heard, key=heard.__getitem__)
+        return Language(code, heard[code])
+
+    def transcribe(self, segments: Sequence[Segment], options: TranscriptionOptions) -> list[TranscriptSegment]:
+        """One result a segment, in their order; text and words are empty where nobody speaks.
+
+        *options.language* is set. Segments that fail the safeguards are done again, alone, over the full window.
+        """
+        tokenizer = self._tokenizer(options)
+        mels = [self._mel(segment) for segment in segments]
+        frames = window_frames(max(segment.duration_s for segment in segments))
+        encoded = self._encode(mels, frames)
+        decoded = self._decode(encoded, len(segments), tokenizer, options, options.temperature)
+        words = self._words(encoded, segments, decoded, tokenizer, options)
+        results = []
+        for segment, mel, decoding, timed in zip(segments, mels, decoded, words, strict=True):
+            if not decoding.is_sound or (frames < FULL_WINDOW_FRAMES and not decoding.fits(segment.duration_s)):
+                decoding, timed = self._rescued(segment, mel, decoding, timed, frames, tokenizer, options)
+            results.append(result(segment, decoding, timed, options.language))
+        return results
+
+    def _rescued(
+        self,
+        segment: Segment,
+        mel: Mel,
+        decoding: Decoding,
+        words: Sequence[TimedWord] | None,
+        frames: int,
+        tokenizer: Tokenizer,
+        options: TranscriptionOptions,
+    ) -> tuple[Decoding, Sequence[TimedWord] | None]:
+        """Decode a segment that failed over the full window, then hotter, until the safeguards let it pass."""
+        temperatures = [options.temperature] if frames < FULL_WINDOW_FRAMES else []
+        if options.temperature == 0:
+            temperatures += HOTTER
+        if not temperatures:
+            return decoding, words
+        encoded = self._encode([mel], FULL_WINDOW_FRAMES)
+        tried = []
+        for temperature in temperatures:
+            [decoding] = self._decode(encoded, 1, tokenizer, options, temperature)
+            if decoding.is_sound:
+                break
+            tried.append(decoding)
+        else:
+            # Whisper's choice among failures: the likeliest of those that do not repeat themselves.
+            calm = [attempt for attempt in tried if attempt.compression_ratio <= MAX_COMPRESSION_RATIO]
+            decoding = max(calm or tried, key=lambda attempt: attempt.avg_logprob)
+        [words] = self._words(encoded, [segment], [decoding], tokenizer, options)
+        return decoding, words
+
+    def _tokenizer(self, options: TranscriptionOptions) -> Tokenizer:
+        return Tokenizer(
+            self._whisper.hf_tokenizer,
+            self._model.is_multilingual,
+            task=options.task.value,
+            language=options.language if self._model.is_multilingual else "en",
+        )
+
+    def _mel(self, segment: Segment) -> Mel:
+        """Log-mel spectrogram, shape (mels, frames of 10 ms)."""
+        features: Mel = self._whisper.feature_extractor(samples_of(segment))[:, :FULL_WINDOW_FRAMES]
+        return features
+
+    def _encode(self, mels: Sequence[Mel], frames: int) -> ctranslate2.StorageView:
+        """Encoder states of a batch over a window of *frames*, shape (batch, frames / 2, width).
+
+        On the CPU one segment after another: the encoder gains nothing from a batch there, and its attention over eight
+        full windows takes 400 MB more than over one. The decoder, which does gain, gets them together.
+        """
+        padded = [np.pad(mel[:, :frames], ((0, 0), (0, max(0, frames - mel.shape[1])))) for mel in mels]
+        if not self._on_cpu or len(padded) == 1:
+            return self._model.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(np.stack(padded))))
+        states = [
+            np.asarray(self._model.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(mel[None]))))
+            for mel in padded
+        ]
+        return ctranslate2.StorageView.from_array(np.concatenate(states))
+
+    def _decode(
+        self,
+        encoded: ctranslate2.StorageView,
+        count: int,
+        tokenizer: Tokenizer,
+        options: TranscriptionOptions,
+        temperature: float,
+    ) -> list[Decoding]:
+        previous = tokenizer.encode(" " + options.initial_prompt.strip()) if options.initial_prompt else []
+        prompt = self._whisper.get_prompt(tokenizer, previous, without_timestamps=True)
+        search: dict[str, Any] = (
+            {"beam_size": options.beam_size}
+            if temperature == 0
+            else {"beam_size": 1, "num_hypotheses": 5, "sampling_topk": 0, "sampling_temperature": temperature}
+        )
+        found = self._model.generate(
+            encoded,
+            [prompt] * count,
+            max_length=MAX_TOKENS,
+            suppress_blank=True,
+            suppress_tokens=get_suppressed_tokens(tokenizer, [-1]),
+            return_scores=True,
+            return_no_speech_prob=True,
+            **search,
+        )
+        return [self._decoding(one, tokenizer, temperature) for one in found]
+
+    @staticmethod
+    def _decoding(found: Any, tokenizer: Tokenizer, temperature: float) -> Decoding:
+        ids = found.sequences_ids[0]
+        tokens = tuple(token for token in ids if token < tokenizer.eot)
+        return Decoding(
+            tokens=tokens,
+            text=tokenizer.decode(list(tokens)),
+            # CTranslate2's score is a mean over the tokens; Whisper's counts the end of the text as well.
+            avg_logprob=found.scores[0] * len(ids) / (len(ids) + 1),
+            no_speech_prob=found.no_speech_prob,
+            temperature=temperature,
+        )
+
+    def _words(
+        self,
+        encoded: ctranslate2.StorageView,
+        segments: Sequence[Segment],
+        decoded: Sequence[Decoding],
+        tokenizer: Tokenizer,
+        options: TranscriptionOptions,
+    ) -> list[Sequence[TimedWord] | None]:
+        """Words with times from the start of their segment, from the cross-attention over the states at hand."""
+        if not options.word_timestamps:
+            return [None] * len(segments)
+        found = self._whisper.find_alignment(
+            tokenizer,
+            [list(decoding.tokens) for decoding in decoded],
+            encoded,
+            [max(2, round(segment.duration_s * 100)) for segment in segments],
+        )
+        return [
+            [
+                TimedWord(str(word["word"]), float(word["start"]), float(word["end"]), float(word["probability"]))
+                for word in words
+            ]
+            for words in found
+        ]
+
+
+def spaced(text: str, language: str | None) -> str:
+    """Text that can be appended to the text before it: Whisper leaves the first space out now and then."""
+    return text if language in WITHOUT_SPACES or text.startswith(" ") else f" {text}"
+
+
+def result(
+    segment: Segment, decoding: Decoding, words: Sequence[TimedWord] | None, language: str | None
+) -> TranscriptSegment:
+    """The segment's part of the transcript, its times counted from the start of the recording."""
+    text = "" if decoding.is_silence else spaced(decoding.text, language)
+    spoken: Iterator[Word] | None = None
+    if words is not None:
+        tidy = tidied(words, segment.duration_s) if text else []
+        spoken = (
+            Word(segment.start_s + word.start, segment.start_s + word.end, word.text, word.probability) for word in tidy
+        )
+    return TranscriptSegment(
+        id=segment.index,
+        start=segment.start_s,
+        end=segment.start_s + segment.samples / SAMPLE_RATE,
+        text=text,
+        avg_logprob=decoding.avg_logprob,
+        no_speech_prob=decoding.no_speech_prob,
+        compression_ratio=decoding.compression_ratio,
+        temperature=decoding.temperature,
+        words=None if spoken is None else tuple(spoken),
+    )
