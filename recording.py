@@ -27,7 +27,7 @@ from errors import (
 from ffmpeg import FFmpeg, Finished, input_arguments, output_argument
 
 MEMORY_BYTES = 2 << 30
-"""Address space of a run. The packaged binary with its threads needs under 0.4 GiB; a long video's index comes on top."""
+"""Address space of a run. The packaged binary with its threads needs under 0.4 GiB; long videos have large indexes."""
 
 _HEADER_WALL_S = 30.0
 _HEADER_CPU_S = 15.0

@@ -82,7 +82,7 @@ def _verbose_json(transcript: Transcript, request_id: str) -> Json:
     """
     answer: Json = {
         "task": transcript.task.value,
-        "language": LANGUAGES.get(transcript.language, transcript.language),
+        "language": LANGUAGES[transcript.language] if transcript.language else None,
         "duration": _time(transcript.duration_s),
         "text": transcript.text,
         "segments": [_verbose_segment(segment) for segment in transcript.segments],

@@ -6,6 +6,7 @@ decided here: how long a window each batch is encoded over, and what is done abo
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,9 @@ NO_SPEECH_ABOVE = 0.6
 """Whisper's safeguards (Radford et al. 2022, section 4.5): text that repeats itself, text the model does not believe,
 and silence: *no speech* is believed where the text is not."""
 
+HUM = re.compile(r"[\W_]*[hmn]+([\W_]+[hmn]+)*[\W_]*", re.IGNORECASE)
+"""What Whisper writes for music and wind: "Mmm." Taken for silence where the model itself leans to *no speech*."""
+
 MAX_TOKENS_A_SECOND = 8.0
 """Faster than anybody speaks: a loop, in a window that was too short for the model to stop."""
 
@@ -70,7 +74,10 @@ class Decoding:
 
     @property
     def is_silence(self) -> bool:
-        return not self.text.strip() or (self.no_speech_prob > NO_SPEECH_ABOVE and self.avg_logprob < MIN_AVG_LOGPROB)
+        return not self.text.strip() or (
+            self.no_speech_prob > NO_SPEECH_ABOVE
+            and (self.avg_logprob < MIN_AVG_LOGPROB or HUM.fullmatch(self.text) is not None)
+        )
 
     @property
     def is_sound(self) -> bool:

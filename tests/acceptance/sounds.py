@@ -27,6 +27,14 @@ def noise(size: int) -> bytes:
     return random.Random(size).randbytes(size)
 
 
+def excerpt(source: Path, seconds: int, folder: Path) -> bytes:
+    """The first *seconds* of a recording, as 16 kHz mono wav."""
+    target = folder / "excerpt.wav"
+    made = ["-t", str(seconds), "-ar", "16000", "-ac", "1", target]
+    subprocess.run([FFmpeg.locate("").path, "-v", "error", "-i", source, *made], check=True)
+    return target.read_bytes()
+
+
 def video_without_sound(folder: Path) -> bytes:
     target = folder / "mute.mp4"
     picture = ["-f", "lavfi", "-i", "color=size=64x64:duration=1"]

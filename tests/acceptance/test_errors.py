@@ -10,11 +10,11 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.speech import speech_file
 
 from tests.acceptance import sounds
 from tests.acceptance.server import MAX_DURATION_S, MAX_UPLOAD_MB, Server
 from tests.media_server import MediaServer
+from tests.speech import speech_file
 
 pytestmark = pytest.mark.usefixtures("clean")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
-from tests.speech import speech_file
 
 from tests.acceptance import sounds
 from tests.acceptance.server import Server
 from tests.media_server import MediaServer
+from tests.speech import speech_file
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -35,21 +36,17 @@ def test_during_the_upload(server: Server) -> None:
     server.wait_until(lambda: hung_up(server, "gone-upload") and server.in_flight() == [])
 
 
-def test_during_the_transcription(server: Server) -> None:
+def test_during_the_transcription(server: Server, tmp_path: Path) -> None:
     """The engine's time belongs to those who wait for it."""
-    speech = speech_file("long/libri_10spk_long.mp3").read_bytes()[:400_000]
+    speech = sounds.excerpt(speech_file("long/libri_10spk_long.mp3"), 80, tmp_path)
     line = begin(server, "/transcribe?beam_size=16", speech, name="gone-transcribe")
-    server.wait_until(lambda: any(path.stat().st_size > len(speech) for path in _files(server)))
+    server.wait_until(lambda: any(path.suffix == ".pcm" for path in server.in_flight()))
     line.close()
     server.wait_until(lambda: hung_up(server, "gone-transcribe") and server.in_flight() == [])
+    assert not any("real_time_factor" in told for told in server.lines("gone-transcribe"))
     with server.client() as client:
         after = client.post("/transcribe", files={"file": ("a.wav", sounds.silence(1))})
     assert after.status_code == 200
-
-
-def _files(server: Server):  # type: ignore[no-untyped-def]
-    """What is being written; a file may vanish while one looks."""
-    return [path for path in server.in_flight() if path.is_file()]
 
 
 @pytest.mark.parametrize("target", ["/transcribe", "/download"])

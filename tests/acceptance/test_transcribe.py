@@ -11,11 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.speech import speech_file
 
 from api.schemas import TranscriptionSchema, VerboseTranscriptionSchema
 from tests.acceptance.server import Server, curl
 from tests.media_server import MediaServer
+from tests.speech import speech_file
 
 pytestmark = pytest.mark.usefixtures("clean")
 

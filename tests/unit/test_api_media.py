@@ -7,9 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from downloads.media import MediaFile
 from fastapi import FastAPI
 
+from downloads.media import MediaFile
 from errors import LinkNotAllowed
 from tests.fakes import AUTH, Caller, Parts
 
@@ -116,9 +116,7 @@ async def test_a_stored_file_is_sent_under_a_safe_name(client: httpx.AsyncClient
     ("asked", "got"),
     [("bytes=0-9", CONTENT[:10]), ("bytes=1000-", CONTENT[1000:]), ("bytes=-4", CONTENT[-4:])],
 )
-async def test_a_range_of_a_file_is_sent(
-    client: httpx.AsyncClient, stored: MediaFile, asked: str, got: bytes
-) -> None:
+async def test_a_range_of_a_file_is_sent(client: httpx.AsyncClient, stored: MediaFile, asked: str, got: bytes) -> None:
     """Players seek, and broken downloads go on."""
     answer = await client.get(f"/files/{stored.id}", headers={"Range": asked})
     assert answer.status_code == 206
