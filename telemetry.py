@@ -43,15 +43,24 @@ def current_request_id() -> str | None:
     return cast(str | None, structlog.contextvars.get_contextvars().get("request_id"))
 
 
-def configure(level: str = "info", stream: TextIO | None = None, hidden: Iterable[str] = ()) -> None:
+def configure(
+    level: str = "info", stream: TextIO | None = None, hidden: Iterable[str] = (), process: str = "server"
+) -> None:
     """Send every log of this process through one pipeline: structlog's own and the standard library's.
 
-    *hidden* are strings that must never be logged (keys, tokens), wherever they stand. JSON lines, or coloured text
-    where *stream* (default: stderr) is a terminal. May be called again: the last call counts.
+    *process* tells this process's lines from another's in the same stream. *hidden* are strings that must never be
+    logged (keys, tokens), wherever they stand. JSON lines, or coloured text where *stream* (default: stderr) is a
+    terminal. May be called again: the last call counts.
     """
     stream = stream or sys.stderr
     terminal = stream.isatty()
+
+    def name_the_process(_: object, __: str, event: EventDict) -> EventDict:
+        event["process"] = process
+        return event
+
     shared: list[Processor] = [
+        name_the_process,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,

@@ -100,17 +100,27 @@ class Engine:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
 
-    async def transcribe(self, segments: Sequence[Segment], options: TranscriptionOptions) -> list[TranscriptSegment]:
-        """One result a segment. Raises WorkerCrashed when the child dies meanwhile, EngineFailed on its errors."""
+    async def transcribe(
+        self, segments: Sequence[Segment], options: TranscriptionOptions, *, request_ids: Sequence[str] = ()
+    ) -> list[TranscriptSegment]:
+        """One result a segment; the child's log lines bear *request_ids*. Raises WorkerCrashed when the child dies meanwhile, EngineFailed on its errors."""
         reply = await self._call(
-            "transcribe", options.model, segments=[protocol.plain(s) for s in segments], options=protocol.plain(options)
+            "transcribe",
+            options.model,
+            segments=[protocol.plain(segment) for segment in segments],
+            options=protocol.plain(options),
+            request_id=" ".join(request_ids) or None,
         )
         return [protocol.result_from(data) for data in reply["results"]]
 
     async def detect_language(self, segments: Sequence[Segment], model: str) -> Language:
         """The language of the speech in *segments*. Raises as `transcribe` does."""
-        reply = await self._call("detect_language", model, segments=[protocol.plain(s) for s in segments])
+        reply = await self._call("detect_language", model, segments=[protocol.plain(segment) for segment in segments])
         return Language(**reply["language"])
+
+    async def find_weights(self, model: str) -> None:
+        """Have *model* on disk, fetched where it must be. Raises ModelUnavailable, UnknownModel."""
+        await asyncio.to_thread(self._weights, model)
 
     async def load(self, model: str) -> None:
         """Bring *model* into memory. Raises ModelUnavailable, or as `transcribe` does."""

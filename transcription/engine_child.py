@@ -68,6 +68,7 @@ def answer(call: dict[str, Any], models: Models) -> dict[str, Any]:
             if call["op"] == "transcribe":
                 results = model.transcribe(segments, protocol.options_from(call["options"]))
                 reply["results"] = [protocol.plain(result) for result in results]
+                log.debug("batch decoded", model=call["model"], segments=len(segments))
             elif call["op"] == "detect_language":
                 reply["language"] = protocol.plain(model.detect_language(segments))
             return reply
@@ -95,7 +96,7 @@ def read_calls(stream: BinaryIO, calls: queue.SimpleQueue[dict[str, Any]]) -> No
 
 def main() -> None:
     config = json.loads(sys.argv[1])
-    telemetry.configure(config["log_level"])
+    telemetry.configure(config["log_level"], process="engine")
     # Ctrl-C in a terminal reaches the whole group: the server decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # NOTE: stdout belongs to the protocol; what libraries print goes to stderr.

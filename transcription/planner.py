@@ -19,6 +19,8 @@ class Pending:
     request: int
     segment: Segment
     options: TranscriptionOptions
+    name: str | None = None
+    """The request's id, as it stands in the logs."""
     attempts: int = 0
 
     def shares_batch_with(self, other: Pending) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Protocol, Self
 
 import structlog
 
+import telemetry
 from errors import ServiceError, WorkerCrashed
 from transcription.core import Segment, TranscriptionOptions, TranscriptSegment
 from transcription.planner import BatchPlanner, Pending
@@ -23,7 +24,9 @@ MAX_ATTEMPTS = 3
 class Decoder(Protocol):
     """What the scheduler needs of an engine."""
 
-    async def transcribe(self, segments: list[Segment], options: TranscriptionOptions) -> list[TranscriptSegment]: ...
+    async def transcribe(
+        self, segments: Sequence[Segment], options: TranscriptionOptions, *, request_ids: Sequence[str] = ()
+    ) -> list[TranscriptSegment]: ...
 
 
 class _Request:
@@ -97,10 +100,11 @@ class SegmentScheduler:
     async def _feed(
         self, number: int, request: _Request, segments: AsyncIterator[Segment], options: TranscriptionOptions
     ) -> None:
+        name = telemetry.current_request_id()
         try:
             async for segment in segments:
                 request.submitted += 1
-                self._planner.add(Pending(number, segment, options))
+                self._planner.add(Pending(number, segment, options, name))
                 self._work.set()
             request.all_submitted = True
             request.changed.set()
@@ -115,7 +119,10 @@ class SegmentScheduler:
                 self._work.clear()
                 continue
             try:
-                results = await self._engine.transcribe([p.segment for p in batch], batch[0].options)
+                names = sorted({pending.name for pending in batch if pending.name})
+                results = await self._engine.transcribe(
+                    [pending.segment for pending in batch], batch[0].options, request_ids=names
+                )
             except WorkerCrashed as error:
                 self._try_again(batch, error)
             except Exception as error:

@@ -83,6 +83,7 @@ class Transcriber:
             raise AudioTooLong(
                 f"The recording lasts {info.duration_s:.0f} s; this server accepts {self._max_duration_s:.0f} s."
             )
+        await self._engine.find_weights(options.model)
         pcm = self._work_dir / f"{secrets.token_hex(8)}.pcm"
         try:
             with watch.stage("decode"):

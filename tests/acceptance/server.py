@@ -87,6 +87,7 @@ def environment(data_dir: Path, **settings: str) -> dict[str, str]:
     own = {name.upper() for name in Settings.model_fields}
     inherited = {name: value for name, value in os.environ.items() if name.upper() not in own}
     defaults = {"PORT": "0", "MODEL_SIZE": "tiny.en", "MODEL_DOWNLOADS": "false", "DATA_DIR": str(data_dir)}
+    defaults["LOG_LEVEL"] = "debug"  # the engine tells of its batches there
     return inherited | {"PYTHONUNBUFFERED": "1"} | defaults | settings
 
 

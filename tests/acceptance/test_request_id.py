@@ -36,7 +36,7 @@ def test_the_callers_id_reaches_the_engines_log_too(server: Server) -> None:
     server.wait_until(lambda: any(line.get("status") == 200 for line in server.lines(name)))
     told = server.lines(name)
     assert all(line["event"].startswith(f"[Request {name}] ") for line in told)
-    assert {line["process"] for line in told if "process" in line} == {"engine"}
+    assert {line["process"] for line in told} == {"server", "engine"}
 
 
 @pytest.mark.parametrize("proposed", ["a b", "<script>", "x" * 65])
