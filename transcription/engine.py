@@ -22,6 +22,9 @@ from transcription.protocol import Hello, Language
 
 log = structlog.get_logger(__name__)
 
+START_TIMEOUT_S = 60.0
+"""A call waits so long for a child to be there: a restart takes some seconds, a broken installation for ever."""
+
 RESPAWN_DELAYS_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Waits before the child is started again; the last one repeats. A child that said hello starts from the first."""
 
@@ -128,7 +131,11 @@ class Engine:
 
     async def _call(self, op: str, model: str, **content: Any) -> dict[str, Any]:
         path = await asyncio.to_thread(self._weights, model)
-        await self._up.wait()
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await self._up.wait()
+        except TimeoutError:
+            raise NotReady(self._failure) from None
         assert self._child is not None
         assert self._child.stdin is not None
         number = next(self._ids)
@@ -156,9 +163,10 @@ class Engine:
             try:
                 if await self._run_child():
                     deaths = 0
-            except OSError as error:
-                self._failure = f"The engine's process cannot be started: {error}"
-                log.exception("engine not started")
+            except Exception as error:
+                # NOTE: whatever it was, the next child may do better; without one every request would wait.
+                self._failure = f"The engine's process failed: {error}"
+                log.exception("engine failed")
             deaths += 1
 
     async def _run_child(self) -> bool:

@@ -25,26 +25,24 @@ class TimedWord:
 
 
 def joined(words: Sequence[TimedWord]) -> list[TimedWord]:
-    """Punctuation that was split off goes back to its word."""
+    """Punctuation that was split off goes back to its word; its own time and probability mean nothing."""
     whole: list[TimedWord] = []
     for word in words:
         before = whole[-1] if whole else None
-        if before and (word.text.strip() in CLOSING or is_opening(before.text)):
-            opens = is_opening(before.text)
-            whole[-1] = TimedWord(
-                text=before.text + (word.text.lstrip() if opens else word.text),
-                start=word.start if opens else before.start,
-                end=word.end if opens else before.end,
-                probability=word.probability if opens else before.probability,
-            )
+        if not word.text.strip():
+            continue
+        if before and is_opening(before.text):
+            whole[-1] = replace(word, text=before.text + word.text.lstrip())
+        elif before and all(mark in CLOSING for mark in word.text):
+            whole[-1] = replace(before, text=before.text + word.text)
         else:
             whole.append(word)
-    return [word for word in whole if word.text.strip()]
+    return whole
 
 
 def is_opening(text: str) -> bool:
     """A mark that stands alone after a space belongs to the word that follows."""
-    return text.startswith(" ") and text.strip() != "" and text.strip() in OPENING
+    return text.startswith(" ") and all(mark in OPENING for mark in text.strip())
 
 
 def tidied(words: Sequence[TimedWord], duration_s: float) -> list[TimedWord]:

@@ -1,0 +1,80 @@
+"""The walls between the rooms: imports run one way, and torch stays where it belongs."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+LAYERS = (
+    ("errors", "transcription.core", "transcription.languages", "settings"),
+    ("telemetry", "ffmpeg", "workfolder", "transcription.protocol", "transcription.words", "transcription.planner"),
+    ("transcription.subtitle_units", "downloads.urls", "downloads.proxy_messages"),
+    ("transcription.subtitles", "recording", "transcription.weights"),
+    ("transcription.formats", "transcription.models", "transcription.audio", "transcription.speech"),
+    ("transcription.pyannote_child", "transcription.whisper", "downloads.media", "downloads.extract"),
+    ("downloads.egress", "downloads.ytdlp_child", "downloads.ytdlp", "transcription.engine_child"),
+    ("downloads.fetch", "transcription.engine", "transcription.scheduler"),
+    ("transcription.service",),
+    ("api",),
+    ("main",),
+)
+"""From the ground up: a module imports from layers below it, or from its own."""
+
+CHILDREN_WITH_TORCH = {"transcription/pyannote_child.py"}
+
+
+def modules() -> list[Path]:
+    tops = list(ROOT.glob("*.py"))
+    return sorted(
+        tops + [path for room in ("api", "downloads", "transcription") for path in (ROOT / room).glob("*.py")]
+    )
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path) -> set[str]:
+    """Every name that *path* imports, functions' bodies included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def layer(name: str) -> int | None:
+    """The layer of a module of ours; None for a library's. A package itself is empty: only what lies in it counts."""
+    for number, names in enumerate(LAYERS):
+        if any(name == one or name.startswith(f"{one}.") for one in names):
+            return number
+    return None
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_imports_run_downwards(path: Path) -> None:
+    """A room that reaches up can no longer be read, tested or run without what is above it."""
+    if path.name == "__init__.py" and not path.read_text().strip():
+        return
+    own = layer(name_of(path))
+    assert own is not None, f"{name_of(path)} has no place yet: put it into LAYERS"
+    above = {name for name in imported(path) if (found := layer(name)) is not None and found > own}
+    assert not above
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_only_http_rooms_know_fastapi_and_only_children_know_torch(path: Path) -> None:
+    """The service runs in 512 MB because torch is not in it."""
+    place = path.relative_to(ROOT).as_posix()
+    names = {name.split(".")[0] for name in imported(path)}
+    if not place.startswith("api/") and place != "main.py":
+        assert not names & {"fastapi", "starlette"}
+    if place not in CHILDREN_WITH_TORCH:
+        assert not names & {"torch", "torchaudio", "whisperx", "pyannote", "lightning"}

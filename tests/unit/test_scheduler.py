@@ -1,0 +1,150 @@
+"""The scheduler: results in each request's order, engines that die, callers that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from errors import EngineFailed, WorkerCrashed
+from transcription.core import Segment, TranscriptionOptions, TranscriptSegment
+from transcription.scheduler import SegmentScheduler
+
+OPTIONS = TranscriptionOptions("tiny.en", "en")
+
+
+def segment(index: int, path: str = "a.pcm") -> Segment:
+    return Segment(Path(path), index * 1_000, 1_000, index)
+
+
+async def some(count: int, path: str = "a.pcm") -> AsyncIterator[Segment]:
+    for index in range(count):
+        yield segment(index, path)
+
+
+async def turns_until(reached: Callable[[], bool]) -> None:
+    """Let the other tasks run until it is so; they need no time, only their turns."""
+    for _ in range(1_000):
+        if reached():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came to that")
+
+
+class FakeEngine:
+    """Says "<file>:<index>" for each segment. *dies* holds the segments that kill it, and how often."""
+
+    def __init__(self, dies: dict[tuple[str, int], int] | None = None, fails: str | None = None) -> None:
+        self.batches: list[list[tuple[str, int]]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.asked = asyncio.Event()
+        self._dies = dies or {}
+        self._fails = fails
+
+    async def transcribe(
+        self, segments: Sequence[Segment], options: TranscriptionOptions, *, request_ids: Sequence[str] = ()
+    ) -> list[TranscriptSegment]:
+        places = [(str(one.path), one.index) for one in segments]
+        self.batches.append(places)
+        self.asked.set()
+        await self.gate.wait()
+        for place in places:
+            if self._dies.get(place, 0) > 0:
+                self._dies[place] -= 1
+                raise WorkerCrashed()
+            if place[0] == self._fails:
+                raise EngineFailed()
+        return [TranscriptSegment(index, 0.0, 1.0, f"{path}:{index}", -0.1, 0.0, 1.0, 0.0) for path, index in places]
+
+
+async def texts(scheduler: SegmentScheduler, count: int, path: str = "a.pcm") -> list[str]:
+    return [result.text async for result in scheduler.submit(some(count, path), OPTIONS)]
+
+
+async def test_results_keep_their_order() -> None:
+    """Batches are filled by turns and lengths; a transcript is read from the start."""
+    async with SegmentScheduler(FakeEngine(), batch_size=3) as scheduler:
+        a, b = await asyncio.gather(texts(scheduler, 7), texts(scheduler, 5, "b.pcm"))
+    assert a == [f"a.pcm:{index}" for index in range(7)]
+    assert b == [f"b.pcm:{index}" for index in range(5)]
+
+
+async def test_two_requests_share_a_batch() -> None:
+    """This is what the scheduler is for."""
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with SegmentScheduler(engine, batch_size=4) as scheduler:
+        first = asyncio.create_task(texts(scheduler, 1, "first.pcm"))
+        await engine.asked.wait()
+        both = [asyncio.create_task(texts(scheduler, 2, name)) for name in ("a.pcm", "b.pcm")]
+        await turns_until(lambda: "waiting=4" in repr(scheduler))
+        engine.gate.set()
+        await asyncio.gather(first, *both)
+    assert sorted(engine.batches[1]) == [("a.pcm", 0), ("a.pcm", 1), ("b.pcm", 0), ("b.pcm", 1)]
+
+
+async def test_no_segments_no_results() -> None:
+    """Silence."""
+    async with SegmentScheduler(FakeEngine(), batch_size=4) as scheduler:
+        assert await texts(scheduler, 0) == []
+
+
+async def test_a_dead_engine_costs_a_retry() -> None:
+    """Its segments are done again; nobody hears of it."""
+    engine = FakeEngine(dies={("a.pcm", 1): 1})
+    async with SegmentScheduler(engine, batch_size=4) as scheduler:
+        assert await texts(scheduler, 3) == ["a.pcm:0", "a.pcm:1", "a.pcm:2"]
+    assert engine.batches[1:] == [[("a.pcm", 0)], [("a.pcm", 1)], [("a.pcm", 2)]]
+
+
+async def test_a_segment_that_always_kills_fails_its_request_alone() -> None:
+    """Three engines are enough; the neighbour who shared the first batch gets its transcript."""
+    engine = FakeEngine(dies={("bad.pcm", 0): 99})
+    async with SegmentScheduler(engine, batch_size=4) as scheduler:
+        bad, good = await asyncio.gather(
+            texts(scheduler, 1, "bad.pcm"), texts(scheduler, 2, "good.pcm"), return_exceptions=True
+        )
+    assert isinstance(bad, WorkerCrashed)
+    assert good == ["good.pcm:0", "good.pcm:1"]
+    assert sum(("bad.pcm", 0) in batch for batch in engine.batches) == 3
+
+
+async def test_an_error_reaches_the_caller() -> None:
+    """A lost exception would let the caller wait for ever."""
+    async with SegmentScheduler(FakeEngine(fails="a.pcm"), batch_size=1) as scheduler:
+        with pytest.raises(EngineFailed):
+            await texts(scheduler, 2)
+        assert await texts(scheduler, 1, "b.pcm") == ["b.pcm:0"]
+
+
+async def test_an_error_while_cutting_reaches_the_caller() -> None:
+    """The segments come from voice activity, which can fail as well."""
+
+    async def broken() -> AsyncIterator[Segment]:
+        yield segment(0)
+        raise EngineFailed("no more")
+
+    async with SegmentScheduler(FakeEngine(), batch_size=1) as scheduler:
+        with pytest.raises(EngineFailed, match="no more"):
+            async for _ in scheduler.submit(broken(), OPTIONS):
+                pass
+
+
+async def test_a_caller_that_leaves_costs_one_batch_at_most() -> None:
+    """The client hung up: what was under way is finished, nothing more is begun."""
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with SegmentScheduler(engine, batch_size=2) as scheduler:
+        leaving = asyncio.create_task(texts(scheduler, 50))
+        await engine.asked.wait()
+        leaving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await leaving
+        engine.gate.set()
+        assert await texts(scheduler, 1, "b.pcm") == ["b.pcm:0"]
+        assert repr(scheduler) == "<SegmentScheduler requests=0 waiting=0>"
+    assert engine.batches == [[("a.pcm", 0), ("a.pcm", 1)], [("b.pcm", 0)]]
