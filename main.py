@@ -74,10 +74,16 @@ async def wired(settings: Settings) -> AsyncIterator[Services]:
     async with contextlib.AsyncExitStack() as stack:
         try:
             settings.data_dir.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(claimed(settings.work_path))
+            first = stack.enter_context(claimed(settings.work_path))
             keys = _keys(settings)
         except OSError as error:
             raise ConfigurationError(f"DATA_DIR={settings.data_dir} cannot be used: {error.strerror}.") from error
+        try:
+            media = MediaStore(settings.media_path, settings.media_roots)
+            if first:
+                media.clear_incoming()
+        except OSError as error:
+            raise ConfigurationError(f"MEDIA_DIR={settings.media_path} cannot be used: {error.strerror}.") from error
         try:
             default_model = models.spec(settings.model_size).name
         except ServiceError as error:
@@ -110,7 +116,7 @@ async def wired(settings: Settings) -> AsyncIterator[Services]:
                 max_decodes=available_cores(),
             ),
             library=library,
-            media=MediaStore(settings.media_path, settings.media_roots),
+            media=media,
             fetcher=Fetcher(
                 proxy=proxy,
                 ffmpeg_path=ffmpeg.path,

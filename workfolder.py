@@ -10,10 +10,10 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path) -> Iterator[bool]:
     """Make *folder*, remove what a crashed server left in it, and hold it while the context lasts.
 
-    The first of several servers that share it (uvicorn --workers) empties it; those that follow leave it alone.
+    Yields whether this server is the first: of several that share the folder (uvicorn --workers) it alone empties it.
     Raises OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -22,8 +22,10 @@ def claimed(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             fcntl.flock(lock, fcntl.LOCK_SH)
+            first = False
         else:
             for left in folder.iterdir():
                 shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
             fcntl.flock(lock, fcntl.LOCK_SH)
-        yield
+            first = True
+        yield first

@@ -7,6 +7,7 @@ from pathlib import Path
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
+from api.fetching import fetch_into
 from api.files import described
 from api.hangup import while_connected
 from api.parameters import Parameters, documentation, read_request
@@ -93,10 +94,13 @@ def _link_of(asked: DownloadParameters) -> str:
 
 
 async def _download(parts: Services, asked: DownloadParameters, folder: Path) -> DownloadedFile:
-    place = folder / "download"
-    place.mkdir()
-    fetched = await parts.fetcher.fetch(
-        _link_of(asked), place, kind=asked.kind, format=asked.format, max_height=asked.max_height
+    fetched = await fetch_into(
+        folder,
+        parts.fetcher,
+        _link_of(asked),
+        kind=asked.kind,
+        format=asked.format,
+        max_height=asked.max_height,
     )
     media = parts.media.add(
         fetched.path,

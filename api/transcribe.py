@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field, StringConstraints, field_validator
 
+from api.fetching import fetch_into
 from api.hangup import while_connected
 from api.parameters import Parameters, documentation, read_request
 from api.problems import responses
@@ -21,7 +22,6 @@ from api.security import require_key
 from api.services import Services, services
 from api.uploads import Upload
 from api.workplace import private_folder
-from downloads.fetch import MediaKind
 from errors import (
     AmbiguousAudio,
     AudioTooLong,
@@ -175,9 +175,7 @@ async def _transcript(
     if asked.audio_file is not None:
         return await parts.transcriber.run(parts.media.resolve(asked.audio_file), options)
     started = time.monotonic()
-    place = folder / "download"
-    place.mkdir()
-    fetched = await parts.fetcher.fetch(asked.url or "", place, kind=MediaKind.AUDIO)
+    fetched = await fetch_into(folder, parts.fetcher, asked.url or "")
     download_s = time.monotonic() - started
     transcript = await parts.transcriber.run(fetched.path, options)
     timings_s = {"download": download_s, **transcript.timings_s}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from tests.speech import speech_file
 
 from tests.acceptance.server import Server
+from tests.speech import speech_file
 
 pytestmark = pytest.mark.usefixtures("clean")
 

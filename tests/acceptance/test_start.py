@@ -77,6 +77,7 @@ def test_uvicorn_serves_the_application(tmp_path: Path) -> None:
         ({"PORT": "http"}, "PORT"),
         ({"MODEL_SIZE": "gigantic"}, "MODEL_SIZE"),
         ({"DATA_DIR": "/dev/null/x"}, "DATA_DIR"),
+        ({"MEDIA_DIR": "/dev/null/x"}, "MEDIA_DIR"),
         ({"PRIVATE_HOSTS_ALLOWED": "nonsense"}, "PRIVATE_HOSTS_ALLOWED"),
     ],
 )

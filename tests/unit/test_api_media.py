@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
-from downloads.media import MediaFile
+from downloads.media import MediaFile, MediaStore
 from errors import LinkNotAllowed
 from tests.fakes import AUTH, Caller, Parts
 
@@ -154,3 +155,19 @@ async def test_a_file_that_vanished_is_not_found(client: httpx.AsyncClient, stor
 async def test_an_odd_id_is_not_found(client: httpx.AsyncClient, id: str) -> None:
     """An id is never a path."""
     assert (await client.get(f"/files/{id}")).status_code == 404
+
+
+class _Vanishing(MediaStore):
+    def get(self, media_id: str) -> MediaFile:
+        media = super().get(media_id)
+        media.path.unlink()
+        return media
+
+
+async def test_a_file_deleted_between_two_looks_is_not_found(
+    app: FastAPI, client: httpx.AsyncClient, parts: Parts, stored: MediaFile
+) -> None:
+    """Another caller may delete it just now: that is no error of the server."""
+    app.state.services = dataclasses.replace(parts.services, media=_Vanishing(parts.services.media.root))
+    answer = await client.get(f"/files/{stored.id}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "FILE_NOT_FOUND")

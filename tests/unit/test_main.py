@@ -72,11 +72,12 @@ def test_what_a_crashed_server_left_is_removed(tmp_path: Path) -> None:
 def test_a_second_server_leaves_the_firsts_work_alone(tmp_path: Path) -> None:
     """uvicorn --workers starts, and restarts, servers that share the folder."""
     work = tmp_path / "work"
-    with claimed(work):
+    with claimed(work) as first:
+        assert first
         (work / "upload").write_bytes(b"x")
-        with claimed(work):
-            assert (work / "upload").exists()
-        with claimed(work):
-            assert (work / "upload").exists()
+        for _ in range(2):
+            with claimed(work) as first:
+                assert not first
+                assert (work / "upload").exists()
     with claimed(work):
         assert list(work.iterdir()) == []

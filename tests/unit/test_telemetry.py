@@ -140,3 +140,11 @@ def test_uvicorn_writes_no_access_lines_of_its_own() -> None:
     """Its lines show query strings; ours replace them."""
     log_to()
     assert not logging.getLogger("uvicorn.access").hasHandlers()
+
+
+def test_lines_tell_their_process() -> None:
+    """Server and engine write into one stream."""
+    stream = io.StringIO()
+    telemetry.configure("info", stream, process="engine")
+    structlog.get_logger("x").info("loaded")
+    assert lines(stream)[0]["process"] == "engine"

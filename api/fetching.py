@@ -1,0 +1,50 @@
+"""A link brought into a request's private folder, with its progress in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from api.services import Fetcher
+from downloads.fetch import Fetched, MediaKind
+from downloads.ytdlp import Progress
+
+LOGGED_EVERY_BYTES = 16 * 2**20
+
+log = structlog.get_logger("api")
+
+
+async def fetch_into(
+    folder: Path,
+    fetcher: Fetcher,
+    url: str,
+    *,
+    kind: MediaKind = MediaKind.AUDIO,
+    format: str | None = None,
+    max_height: int | None = None,
+) -> Fetched:
+    """The media behind *url*, in a folder of its own inside *folder*. Raises what the fetcher raises."""
+    # The fetcher empties its folder when it fails; nothing else may lie in it.
+    place = folder / "download"
+    place.mkdir()
+    fetched = await fetcher.fetch(
+        url, place, kind=kind, format=format, max_height=max_height, on_progress=logged_progress()
+    )
+    log.info("downloaded", bytes=fetched.bytes, media_type=fetched.media_type, extractor=fetched.extractor)
+    return fetched
+
+
+def logged_progress(every_bytes: int = LOGGED_EVERY_BYTES) -> Callable[[Progress], None]:
+    """Tells the log how far a download is, each time another *every_bytes* have come: yt-dlp tells it all the time."""
+    steps_told = 0
+
+    def on_progress(progress: Progress) -> None:
+        nonlocal steps_told
+        steps = progress.downloaded_bytes // every_bytes
+        if steps > steps_told:
+            steps_told = steps
+            log.info("downloading", bytes=progress.downloaded_bytes, of_bytes=progress.total_bytes)
+
+    return on_progress
