@@ -61,7 +61,7 @@ def test_uvicorns_own_host_is_checked_too(tmp_path: Path) -> None:
 
 
 def test_uvicorn_serves_the_application(tmp_path: Path) -> None:
-    """The other way to start it, with what is printed true there as well."""
+    """The other way to start it, with what is printed true there as well. When it stops, its engine is gone too."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -69,6 +69,8 @@ def test_uvicorn_serves_the_application(tmp_path: Path) -> None:
     with running(tmp_path, *arguments) as server, server.client() as client:
         assert server.port == port
         assert client.get("/models").status_code == 200
+        processes = server.processes()
+    assert [pid for pid in processes if Path(f"/proc/{pid}").exists()] == []
 
 
 @pytest.mark.parametrize(
