@@ -28,6 +28,8 @@ pictures, subtitles and text, and raw samples, as which any file at all can be r
 _TAIL_BYTES = 8192
 _LINE_BYTES = 4096
 _CPU_GRACE_S = 5
+_OUT_OF_CPU = (f"received signal {signal.SIGXCPU.value}", "Received > 3 system signals")
+"""What ffmpeg says when its CPU time is up: it catches the signal, which comes again each second, and ends in order."""
 
 # The limits are set by a shell that then becomes ffmpeg, in the same process: no code of ours runs between fork and
 # exec. Where the system refuses a limit (macOS: address space), the rest still holds. `ulimit -f` counts 512 bytes.
@@ -139,7 +141,7 @@ class FFmpeg:
         finally:
             if process.returncode is None:
                 await _kill(process)
-        if returncode == -signal.SIGXCPU or f"received signal {signal.SIGXCPU.value}" in tail:
+        if returncode == -signal.SIGXCPU or (returncode > 0 and any(text in tail for text in _OUT_OF_CPU)):
             raise MediaTimeout
         return Finished(returncode, tail)
 

@@ -225,7 +225,8 @@ class MediaStore:
     def _read_sidecar(self, media_id: str) -> MediaFile:
         """Raises FileNotFoundError; ValueError, KeyError, TypeError where the sidecar is broken."""
         facts = json.loads(self._sidecar(media_id).read_bytes())
-        suffix = str(facts.pop("suffix"))
+        suffix = str(facts["suffix"])
+        del facts["suffix"]
         if suffix != _safe_suffix(suffix):
             raise ValueError(f"suffix {suffix!r}")
         if not isinstance(facts["name"], str) or not isinstance(facts["media_type"], str):

@@ -1,0 +1,296 @@
+"""The store of media files: what is kept, what is found, what stays out of reach."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from downloads.media import MediaFile, MediaStore, media_type_of
+from errors import MediaNotFound, PathNotAllowed
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+def minutes() -> Iterator[datetime]:
+    now = NOON
+    while True:
+        yield now
+        now += timedelta(minutes=1)
+
+
+@pytest.fixture
+def allowed(tmp_path: Path) -> Path:
+    folder = tmp_path / "allowed"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path, allowed: Path) -> MediaStore:
+    return MediaStore(tmp_path / "media", (allowed,), clock=minutes().__next__)
+
+
+def added(store: MediaStore, name: str = "talk.mp3", suffix: str = ".mp3", content: bytes = b"sound") -> MediaFile:
+    place = store.new_place(suffix)
+    place.write_bytes(content)
+    return store.add(place, name=name)
+
+
+# --- what is kept ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_added_comes_back_whole(store: MediaStore) -> None:
+    """Also to another process, which reads the same folder."""
+    place = store.new_place(".webm")
+    place.write_bytes(b"sound")
+    media = store.add(
+        place,
+        name="Ein Ärger.webm",
+        media_type="audio/webm",
+        duration_s=1.5,
+        title="Ein Ärger",
+        extractor="generic",
+        source="https://example.org/a",
+    )
+    assert media == MediaFile(
+        id=media.id,
+        path=store.root / f"{media.id}.webm",
+        name="Ein Ärger.webm",
+        media_type="audio/webm",
+        bytes=5,
+        duration_s=1.5,
+        created_at=NOON,
+        title="Ein Ärger",
+        extractor="generic",
+        source="https://example.org/a",
+    )
+    assert MediaStore(store.root).get(media.id) == media
+    assert media.path.read_bytes() == b"sound"
+    assert not place.exists()
+
+
+def test_a_file_from_elsewhere_is_taken_in(store: MediaStore, tmp_path: Path) -> None:
+    """Uploads and extractions are written in a folder of their own."""
+    (tmp_path / "audio.flac").write_bytes(b"sound")
+    media = store.add(tmp_path / "audio.flac", name="audio.flac")
+    assert media.media_type == "audio/flac"
+    assert not (tmp_path / "audio.flac").exists()
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="There is no second file system at hand.")
+def test_a_file_from_another_file_system_is_copied(store: MediaStore) -> None:
+    """MEDIA_DIR may lie on a volume of its own, where a rename from the work folder fails."""
+    elsewhere = Path("/dev/shm") / store.new_place(".mp3").name
+    elsewhere.write_bytes(b"sound")
+    try:
+        media = store.add(elsewhere, name="a")
+    finally:
+        elsewhere.unlink(missing_ok=True)
+    assert media.path.read_bytes() == b"sound"
+    assert list((store.root / "incoming").iterdir()) == []
+
+
+def test_ids_differ_and_are_long(store: MediaStore) -> None:
+    """An id is all that one needs to read a file: it must not be guessed."""
+    assert len({added(store).id for _ in range(20)}) == 20
+    assert all(len(bytes.fromhex(media.id)) == 16 for media in store.list())
+
+
+def test_the_newest_is_listed_first(store: MediaStore) -> None:
+    names = ["first", "second", "third"]
+    for name in names:
+        added(store, name)
+    assert [media.name for media in store.list()] == names[::-1]
+
+
+def test_a_deleted_file_is_gone(store: MediaStore) -> None:
+    media, other = added(store), added(store)
+    store.delete(media.id)
+    assert store.list() == [other]
+    assert not media.path.exists()
+    with pytest.raises(MediaNotFound):
+        store.delete(media.id)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kept"),
+    [
+        (".MP3", ".mp3"),
+        (".tar gz", ""),
+        (".sixsix", ""),
+        (".p\0p", ""),
+        ("../x", ""),
+        (".json", ""),
+        ("", ""),
+        (".é", ""),
+    ],
+)
+def test_only_plain_suffixes_reach_the_disk(store: MediaStore, suffix: str, kept: str) -> None:
+    """A suffix comes from a stranger; the sidecars' would take a sidecar's place."""
+    assert store.new_place(suffix).suffix == kept
+    assert store.new_place(suffix).parent == store.root / "incoming"
+
+
+def test_the_json_that_somebody_downloads_is_no_sidecar(store: MediaStore, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    media = store.add(tmp_path / "a.json", name="a.json")
+    assert media.path.read_text() == "{}"
+
+
+def test_names_lose_characters_that_deceive(store: MediaStore) -> None:
+    """Line ends would forge headers and logs; a right-to-left mark shows one ending and means another."""
+    assert added(store, "a\r\nb\u202e3pm.exe\0").name == "ab3pm.exe"
+    assert len(added(store, "x" * 1000).name) == 255
+    nameless = added(store, "\n")
+    assert nameless.name == nameless.path.name
+
+
+def test_leftovers_are_cleared_and_files_kept(store: MediaStore) -> None:
+    media = added(store)
+    store.new_place(".mp3").write_bytes(b"half")
+    (store.root / "incoming" / "folder").mkdir()
+    (store.root / "incoming" / "folder" / "part").write_bytes(b"half")
+    store.clear_incoming()
+    assert list((store.root / "incoming").iterdir()) == []
+    assert store.list() == [media]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["", "{", "[]", "null", "{}", '{"suffix": ".mp3"}', '{"suffix": "/../../etc/passwd", "created_at": "2026-01-01"}'],
+)
+def test_a_broken_sidecar_hides_its_file_alone(store: MediaStore, broken: str) -> None:
+    """A power cut leaves such; one of them must not take the whole list away."""
+    whole, media = added(store), added(store)
+    media.path.with_suffix(".json").write_text(broken)
+    assert store.list() == [whole]
+    with pytest.raises(MediaNotFound):
+        store.get(media.id)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("suffix", "/../../passwd"), ("suffix", ".json"), ("name", None), ("media_type", 3), ("created_at", "noon")],
+)
+def test_a_sidecar_is_checked_field_by_field(store: MediaStore, field: str, value: object) -> None:
+    media = added(store)
+    sidecar = media.path.with_suffix(".json")
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {field: value}))
+    assert store.list() == []
+
+
+def test_a_sidecar_without_its_file_is_not_found(store: MediaStore) -> None:
+    media = added(store)
+    media.path.unlink()
+    assert store.list() == []
+    with pytest.raises(MediaNotFound):
+        store.get(media.id)
+
+
+@pytest.mark.parametrize("media_id", ["", "a", "../" * 8, "A" * 32, "0" * 31, "0" * 33, "0" * 32, "0" * 32 + "\n"])
+def test_unknown_and_malformed_ids_are_not_found(store: MediaStore, media_id: str) -> None:
+    with pytest.raises(MediaNotFound):
+        store.get(media_id)
+
+
+# --- what is found ---------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_found_by_id_and_by_path(store: MediaStore) -> None:
+    media = added(store)
+    for reference in (media.id, str(media.path), media.path.name, f"./{media.path.name}"):
+        assert store.resolve(reference) == media.path
+
+
+def test_files_in_further_folders_are_found(store: MediaStore, allowed: Path) -> None:
+    (allowed / "deep").mkdir()
+    (allowed / "deep" / "a.mp3").write_bytes(b"sound")
+    (allowed / "link.mp3").symlink_to(allowed / "deep" / "a.mp3")
+    for reference in ("deep/a.mp3", "link.mp3", "deep/../deep/a.mp3"):
+        assert store.resolve(str(allowed / reference)) == allowed / "deep" / "a.mp3"
+
+
+def test_a_further_folder_that_is_a_link_is_followed(tmp_path: Path, allowed: Path) -> None:
+    """/tmp is one on macOS."""
+    (allowed / "a.mp3").write_bytes(b"sound")
+    (tmp_path / "link").symlink_to(allowed)
+    store = MediaStore(tmp_path / "media", (tmp_path / "link",))
+    assert store.resolve(str(tmp_path / "link" / "a.mp3")) == allowed / "a.mp3"
+
+
+@pytest.mark.parametrize("name", ["secret.mp3", "absent.mp3", "allowed-not/a.mp3", "", "secret.mp3/deeper"])
+def test_what_lies_outside_is_refused_whether_it_exists_or_not(store: MediaStore, tmp_path: Path, name: str) -> None:
+    """A different answer would tell which files there are on this machine."""
+    (tmp_path / "secret.mp3").write_bytes(b"sound")
+    (tmp_path / "allowed-not").mkdir()
+    (tmp_path / "allowed-not" / "a.mp3").write_bytes(b"sound")
+    for reference in (str(tmp_path / name), f"../{name}", f"x/../../{name}"):
+        with pytest.raises(PathNotAllowed) as refused:
+            store.resolve(reference)
+        assert refused.value.message == PathNotAllowed.default_message()
+
+
+@pytest.mark.parametrize("target", ["secret.mp3", "absent.mp3", "."])
+def test_links_that_lead_out_are_refused(store: MediaStore, allowed: Path, tmp_path: Path, target: str) -> None:
+    (tmp_path / "secret.mp3").write_bytes(b"sound")
+    (allowed / "link").symlink_to(tmp_path / target)
+    (allowed / "again").symlink_to(allowed / "link")
+    for reference in ("link", "again", "link/secret.mp3"):
+        with pytest.raises(PathNotAllowed):
+            store.resolve(str(allowed / reference))
+
+
+@pytest.mark.parametrize(
+    "reference", ["", "absent.mp3", "a\0b", "\ud800", "x" * 5000, "x/" * 3000 + "y", ".", "folder", "loop"]
+)
+def test_what_is_inside_and_no_file_is_not_found(store: MediaStore, reference: str) -> None:
+    (store.root / "folder").mkdir()
+    (store.root / "loop").symlink_to(store.root / "loop")
+    with pytest.raises(MediaNotFound):
+        store.resolve(reference)
+
+
+def test_devices_and_pipes_are_no_media(store: MediaStore, allowed: Path) -> None:
+    """Reading one would wait for ever."""
+    os.mkfifo(allowed / "pipe.mp3")
+    with pytest.raises(MediaNotFound):
+        store.resolve(str(allowed / "pipe.mp3"))
+
+
+def test_the_stores_own_files_are_no_media(store: MediaStore, tmp_path: Path) -> None:
+    """Sidecars hold the links of other people's downloads, incoming what is not whole yet."""
+    media = added(store)
+    half = store.new_place(".mp3")
+    half.write_bytes(b"half")
+    wider = MediaStore(store.root, (tmp_path,))
+    for reader in (store, wider):
+        for reference in (f"{media.id}.json", str(half), f"incoming/{half.name}"):
+            with pytest.raises(MediaNotFound):
+                reader.resolve(reference)
+
+
+def test_an_unknown_id_is_not_found(store: MediaStore) -> None:
+    with pytest.raises(MediaNotFound):
+        store.resolve("0" * 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("talk.mp3", "audio/mpeg"),
+        (".opus", "audio/ogg"),
+        (Path("a.b/talk.M4A"), "audio/mp4"),
+        ("clip.webm", "video/webm"),
+        ("talk", "application/octet-stream"),
+        ("talk.html", "application/octet-stream"),
+        ("", "application/octet-stream"),
+    ],
+)
+def test_media_types_follow_the_ending(name: str | Path, expected: str) -> None:
+    """What is not known is never given a type that a browser would run."""
+    assert media_type_of(name) == expected
