@@ -231,7 +231,8 @@ async def _convert(
     )
     if finished.returncode == -signal.SIGXFSZ:
         raise AudioTooLong
-    if finished.returncode != 0:  # damaged and truncated files end with 0
+    # Damaged and truncated files end with 0; so does a full disk, before version 5.
+    if finished.returncode != 0 or _disk_was_full(finished):
         raise _failure(finished, header)
     duration_s = counts.encoded_samples / sample_rate
     if not duration_s or not counts.are_of_sound:
@@ -253,11 +254,17 @@ def _check_file(path: Path) -> None:
         raise EmptyMedia
 
 
+def _disk_was_full(finished: Finished) -> bool:
+    """Whether ffmpeg says so itself: a file's tags, which may say anything, are indented."""
+    said = [line for line in finished.stderr_tail.splitlines() if not line.startswith(" ")]
+    return any(line.endswith(("No space left on device", "Disk quota exceeded")) for line in said)
+
+
 def _failure(finished: Finished, header: Header) -> ServiceError:
     """The error that a failed run stands for."""
     if finished.returncode == -signal.SIGKILL:
         return ServiceError("The process that read the file was killed; the server may be short of memory.")
-    if any(text in finished.stderr_tail for text in ("No space left on device", "Disk quota exceeded")):
+    if _disk_was_full(finished):
         return StorageFull()
     if "matches no streams" in finished.stderr_tail and header.has_video:
         return NoAudioStream()
