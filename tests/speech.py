@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +40,12 @@ def sample_call() -> Path:
         if file.parts[-2:] == ("sample", "sample.wav"):
             return Path(str(file.locate()))
     pytest.skip("The package pyannote-audio is not installed; it comes with the full requirements.")
+
+
+def spoken(text: str, path: Path, voice: str = "en") -> Path:
+    """*text* said by espeak-ng into a new wav file at *path*."""
+    program = shutil.which("espeak-ng")
+    if program is None:
+        pytest.skip("espeak-ng is not installed; scripts/test installs it where it may.")
+    subprocess.run([program, "-v", voice, "-s", "130", "-w", str(path), text], check=True)
+    return path

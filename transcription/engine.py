@@ -106,7 +106,10 @@ class Engine:
     async def transcribe(
         self, segments: Sequence[Segment], options: TranscriptionOptions, *, request_ids: Sequence[str] = ()
     ) -> list[TranscriptSegment]:
-        """One result a segment; the child's log lines bear *request_ids*. Raises WorkerCrashed when the child dies meanwhile, EngineFailed on its errors."""
+        """One result a segment; the child's log lines bear *request_ids*.
+
+        Raises WorkerCrashed when the child dies meanwhile, EngineFailed on its errors.
+        """
         reply = await self._call(
             "transcribe",
             options.model,

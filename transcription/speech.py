@@ -7,11 +7,11 @@ The first segment is out after the first pause, and a ten-hour recording costs n
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import sys
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
@@ -170,7 +170,7 @@ class Silero:
 
 def silero_file() -> Path:
     """Where the network lies; found without importing faster_whisper, which would bring CTranslate2 along."""
-    package = importlib.util.find_spec("faster_whisper")
+    package = find_spec("faster_whisper")
     if package is None or package.origin is None:
         raise EngineFailed("The faster-whisper package is not installed: run scripts/serve to set everything up.")
     return Path(package.origin).parent / "assets" / "silero_vad_v6.onnx"
@@ -217,7 +217,7 @@ async def pyannote_spans(path: Path) -> list[Span]:
 
     Raises VoiceActivityUnavailable where the full requirements are not installed.
     """
-    if importlib.util.find_spec("whisperx") is None:
+    if find_spec("whisperx") is None:
         raise VoiceActivityUnavailable()
     child = await asyncio.create_subprocess_exec(
         sys.executable,

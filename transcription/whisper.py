@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,10 @@ MAX_TOKENS = 448
 WITHOUT_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})
 """Languages that are written without spaces between sentences' words."""
 
+INAUDIBLE = 0.001
+"""Peak of a segment in which nothing can be heard (-60 dB): Whisper is sure of its "Thank you." there."""
+
+Sound = npt.NDArray[np.float32]
 Mel = npt.NDArray[np.float32]
 
 
@@ -97,7 +101,7 @@ def window_frames(duration_s: float) -> int:
     return min(FULL_WINDOW_FRAMES, int(-(-needed // 50) * 50))
 
 
-def samples_of(segment: Segment) -> npt.NDArray[np.float32]:
+def samples_of(segment: Segment) -> Sound:
     """The segment's samples, -1 to 1, read from its file."""
     pcm = np.fromfile(segment.path, np.int16, segment.samples, offset=segment.first_sample * BYTES_PER_SAMPLE)
     return pcm.astype(np.float32) / np.float32(32_768)
@@ -125,7 +129,7 @@ class Whisper:
             return Language("en", 1.0)
         weights = [segment.duration_s for segment in segments]
         heard: dict[str, float] = {}
-        encoded = self._encode([self._mel(segment) for segment in segments], FULL_WINDOW_FRAMES)
+        encoded = self._encode([self._mel(samples_of(segment)) for segment in segments], FULL_WINDOW_FRAMES)
         for weight, languages in zip(weights, self._model.detect_language(encoded), strict=True):
             for token, probability in languages:
                 code = token.strip("<|>")
@@ -139,14 +143,17 @@ class Whisper:
         *options.language* is set. Segments that fail the safeguards are done again, alone, over the full window.
         """
         tokenizer = self._tokenizer(options)
-        mels = [self._mel(segment) for segment in segments]
+        sounds = [samples_of(segment) for segment in segments]
+        mels = [self._mel(sound) for sound in sounds]
         frames = window_frames(max(segment.duration_s for segment in segments))
         encoded = self._encode(mels, frames)
         decoded = self._decode(encoded, len(segments), tokenizer, options, options.temperature)
         words = self._words(encoded, segments, decoded, tokenizer, options)
         results = []
-        for segment, mel, decoding, timed in zip(segments, mels, decoded, words, strict=True):
-            if not decoding.is_sound or (frames < FULL_WINDOW_FRAMES and not decoding.fits(segment.duration_s)):
+        for segment, sound, mel, decoding, timed in zip(segments, sounds, mels, decoded, words, strict=True):
+            if np.abs(sound).max(initial=0.0) < INAUDIBLE:
+                decoding = replace(decoding, tokens=(), text="")
+            elif not decoding.is_sound or (frames < FULL_WINDOW_FRAMES and not decoding.fits(segment.duration_s)):
                 decoding, timed = self._rescued(segment, mel, decoding, timed, frames, tokenizer, options)
             results.append(result(segment, decoding, timed, options.language))
         return results
@@ -189,9 +196,9 @@ class Whisper:
             language=options.language if self._model.is_multilingual else "en",
         )
 
-    def _mel(self, segment: Segment) -> Mel:
+    def _mel(self, sound: Sound) -> Mel:
         """Log-mel spectrogram, shape (mels, frames of 10 ms)."""
-        features: Mel = self._whisper.feature_extractor(samples_of(segment))[:, :FULL_WINDOW_FRAMES]
+        features: Mel = self._whisper.feature_extractor(sound)[:, :FULL_WINDOW_FRAMES]
         return features
 
     def _encode(self, mels: Sequence[Mel], frames: int) -> ctranslate2.StorageView:
