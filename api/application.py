@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api import files, media, operations, problems, transcribe
+from api import docs_page, files, media, operations, problems, transcribe
 from api.middleware import RequestMiddleware
 
 DESCRIPTION = """Transcribes recordings, videos and links on your own machine.
@@ -22,9 +22,19 @@ Send the key as `X-API-Key`. Every error is an RFC 9457 problem with a stable `c
 
 def assemble(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None) -> FastAPI:
     """The application, without the services: `app.state.services` must be set before the first request."""
-    app = FastAPI(title="Stenogate", version=_version(), description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="Stenogate",
+        version=_version(),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        # FastAPI's own pages load their scripts from other people's servers.
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )
     for room in (transcribe, media, files, operations):
         app.include_router(room.router)
+    app.include_router(docs_page.router(app.title, app.openapi_url or ""))
     problems.install(app)
     app.add_middleware(RequestMiddleware)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

@@ -73,7 +73,9 @@ class ExtractParameters(Parameters):
         *(Unauthorized, InvalidRequest, InvalidLink, LinkNotAllowed, NoMediaAtLink, DownloadFailed, DownloadTooLarge),
         *(DownloadTimeout, UploadTooLarge, ShuttingDown, StorageFull, NotReady),
     ),
-    openapi_extra=documentation(DownloadParameters, required=["url"]),
+    openapi_extra=documentation(
+        DownloadParameters, example={"url": "https://example.com/talk.mp4", "kind": "audio"}, required=["url"]
+    ),
 )
 async def download(request: Request) -> DownloadedFile:
     """The file stays on the server; give its `id` to /transcribe as `audio_file`."""
@@ -122,7 +124,11 @@ async def _download(parts: Services, asked: DownloadParameters, folder: Path) ->
         *(Unauthorized, InvalidRequest, NoAudio, AmbiguousAudio, MediaNotFound, PathNotAllowed, UploadTooLarge),
         *(AudioTooLong, EmptyMedia, UnsupportedMedia, NoAudioStream, MediaTimeout, ShuttingDown, StorageFull, NotReady),
     ),
-    openapi_extra=documentation(ExtractParameters, file="The video, or audio to be converted."),
+    openapi_extra=documentation(
+        ExtractParameters,
+        example={"video_file": "5e0d7c1b9a3f4e21", "format": "flac"},
+        file="The video, or audio to be converted.",
+    ),
 )
 async def extract_audio(request: Request) -> ExtractedFile:
     """Send exactly one of `file` and `video_file`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,20 +77,23 @@ def _contradictions(given: Pairs) -> list[tuple[str, str]]:
     ]
 
 
-def documentation(model: type[Parameters], *, file: str | None = None, required: Sequence[str] = ()) -> dict[str, Any]:
+def documentation(
+    model: type[Parameters], *, example: dict[str, Any], file: str | None = None, required: Sequence[str] = ()
+) -> dict[str, Any]:
     """OpenAPI's words for an endpoint that reads its request itself: each parameter in the query or the body.
 
-    *file* describes the uploaded file where the endpoint takes one.
+    *example* is a body in JSON that works; *file* describes the uploaded file where the endpoint takes one.
     """
     described = model.model_json_schema()
     properties = {name: _plain(schema, described.get("$defs", {})) for name, schema in described["properties"].items()}
-    form = {"type": "object", "properties": properties}
+    # NOTE: the docs page fills a form's fields with their examples, or with "string", and sends what it has filled in.
+    fields = {name: schema | {"examples": [""]} for name, schema in properties.items()}
     content: dict[str, Any] = {}
     if file is not None:
         part = {"type": "string", "format": "binary", "description": file}
-        content["multipart/form-data"] = {"schema": {"type": "object", "properties": {"file": part, **properties}}}
-    content["application/x-www-form-urlencoded"] = {"schema": form}
-    content["application/json"] = {"schema": form}
+        content["multipart/form-data"] = {"schema": {"type": "object", "properties": {"file": part, **fields}}}
+    content["application/x-www-form-urlencoded"] = {"schema": {"type": "object", "properties": fields}}
+    content["application/json"] = {"schema": {"type": "object", "properties": properties}, "example": example}
     if file is not None:
         content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
     note = f" Required, here or in the body: {', '.join(required)}." if required else ""
@@ -100,12 +104,14 @@ def documentation(model: type[Parameters], *, file: str | None = None, required:
                 "in": "query",
                 "required": False,
                 "description": schema.get("description", ""),
-                "schema": schema,
+                # Filled in with its default, a query would contradict what the body says.
+                "schema": {key: value for key, value in schema.items() if key != "default"},
             }
             for name, schema in properties.items()
         ],
         "requestBody": {
-            "description": "Every parameter may stand in the query or in the body." + note,
+            "description": "Every parameter may stand in the query or in the body; empty fields count as not given."
+            + note,
             "content": content,
         },
     }
@@ -118,4 +124,8 @@ def _plain(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any
     if "$ref" in inner:
         inner = definitions[inner["$ref"].rpartition("/")[2]]
     own = {key: value for key, value in schema.items() if key not in ("anyOf", "$ref", "title") and value is not None}
+    if "default" in own:
+        own["description"] = (
+            f"{own.get('description', '')} Default: {json.dumps(own['default']).strip(chr(34))}.".strip()
+        )
     return {key: value for key, value in inner.items() if key not in ("title", "description")} | own

@@ -9,7 +9,12 @@ from api.keys import is_loopback
 from api.services import services
 from errors import NotReady, Unauthorized
 
-_documented = APIKeyHeader(name="X-API-Key", auto_error=False, description="One of this server's keys.")
+_documented = APIKeyHeader(
+    name="X-API-Key",
+    scheme_name="X-API-Key",
+    auto_error=False,
+    description="One of this server's keys: it prints its own at the start, or they are in API_KEYS.",
+)
 
 
 def refuse_strange_bind(request: Request) -> None:

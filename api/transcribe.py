@@ -143,7 +143,11 @@ def options_of(asked: TranscribeParameters, *, default_model: str, default_beam_
         *(UnsupportedMedia, NoAudioStream, MediaTimeout, InvalidLink, LinkNotAllowed, NoMediaAtLink, DownloadFailed),
         *(DownloadTooLarge, DownloadTimeout, WorkerCrashed, EngineFailed, NotReady, ShuttingDown, StorageFull),
     ),
-    openapi_extra=documentation(TranscribeParameters, file="The recording: audio or video in any usual format."),
+    openapi_extra=documentation(
+        TranscribeParameters,
+        example={"audio_file": "5e0d7c1b9a3f4e21", "word_timestamps": True},
+        file="The recording: audio or video in any usual format.",
+    ),
 )
 async def transcribe(request: Request) -> Response:
     """Send exactly one of `file`, `audio_file` and `url`."""

@@ -244,10 +244,11 @@ class _Multipart:
         if self._value is None:
             # Browsers send an unnamed, empty file where none was chosen.
             self.has_file = self.file_name is not None or self._writer.bytes > 0
-        elif self._name == "file":
-            raise InvalidRequest("'file' was sent as text: send the recording itself (curl: -F file=@recording.mp3).")
-        else:
+        elif self._name != "file":
             self.fields.append((self._name, _text(bytes(self._value), self._name)))
+        elif self._value:
+            # An empty one is what the docs page sends where no file was chosen.
+            raise InvalidRequest("'file' was sent as text: send the recording itself (curl: -F file=@recording.mp3).")
 
     def _end(self) -> None:
         self._ended = True

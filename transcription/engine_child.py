@@ -6,6 +6,7 @@ stdin ends, so it never outlives the server.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -60,7 +61,8 @@ class Models:
 
 def answer(call: dict[str, Any], models: Models) -> dict[str, Any]:
     """Do what *call* asks. Whatever it raises becomes an error answer: the process lives on."""
-    with telemetry.request_bound(call.get("request_id") or "engine"):
+    request_id = call.get("request_id")
+    with telemetry.request_bound(request_id) if request_id else contextlib.nullcontext():
         try:
             model = models.get(call["model"], Path(call["path"]))
             segments = [protocol.segment_from(data) for data in call.get("segments", ())]
