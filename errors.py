@@ -103,7 +103,7 @@ class RangeNotSatisfiable(ServiceError):
 
 
 class PathNotAllowed(ServiceError):
-    """The path lies outside the folders that this server may read."""
+    """The path lies outside the folders that this server may read: MEDIA_DIR and those in MEDIA_ROOTS."""
 
     status, code = 403, "PATH_NOT_ALLOWED"
 
