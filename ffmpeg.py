@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from errors import ConfigurationError, MediaTimeout
 
@@ -24,6 +25,8 @@ DEMUXERS = (
 Left out on purpose: whatever names other files or addresses (hls, dash, concat, imf, sdp), devices (lavfi, tty),
 pictures, subtitles and text, and raw samples, as which any file at all can be read.
 """
+
+_T = TypeVar("_T")
 
 _TAIL_BYTES = 8192
 _LINE_BYTES = 4096
@@ -121,16 +124,7 @@ class FFmpeg:
 
         Raises MediaTimeout when either time is used up.
         """
-        process = await asyncio.create_subprocess_exec(
-            *self._command(cpu_s, file_size_bytes, memory_bytes),
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-            | {"LC_ALL": "C", "AV_LOG_FORCE_NOCOLOR": "1"},
-        )
+        process = await self._start(arguments, self._command(cpu_s, file_size_bytes, memory_bytes))
         try:
             async with asyncio.timeout(wall_s):
                 assert process.stderr is not None
@@ -144,6 +138,27 @@ class FFmpeg:
         if returncode == -signal.SIGXCPU or (returncode > 0 and any(text in tail for text in _OUT_OF_CPU)):
             raise MediaTimeout
         return Finished(returncode, tail)
+
+    async def _start(self, arguments: Sequence[str], command: Sequence[str]) -> asyncio.subprocess.Process:
+        """Start the child. It runs before this returns: cancelled meanwhile, it is killed like later."""
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                *command,
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+                | {"LC_ALL": "C", "AV_LOG_FORCE_NOCOLOR": "1"},
+            )
+        )
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):
+                await _kill(await _undisturbed(starting))
+            raise
 
     def _command(self, cpu_s: float, file_size_bytes: int | None, memory_bytes: int | None) -> list[str]:
         soft_s = math.ceil(cpu_s)
@@ -185,12 +200,18 @@ def _text(raw: bytes) -> str:
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill the child's whole session and wait for its end, even where the waiting task is cancelled again meanwhile."""
+    """Kill the child's whole session and wait until it has ended and its pipe is closed."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    ended = asyncio.ensure_future(process.wait())
-    while not ended.done():
-        # NOTE: a task group's cancellation arrives at every await. Killed children end at once, so this is short; the
-        # first cancellation is the exception in flight and goes on afterwards.
+    await _undisturbed(asyncio.ensure_future(process.communicate()))
+
+
+async def _undisturbed(future: asyncio.Future[_T]) -> _T:
+    """The result of *future*, which is near, however often the waiting task is cancelled meanwhile.
+
+    Only while an exception is in flight, which then goes on. NOTE: a task group's cancellation arrives at every await.
+    """
+    while not future.done():
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(ended)
+            await asyncio.shield(future)
+    return future.result()

@@ -28,8 +28,8 @@ FRAME_SAMPLES = 512
 CONTEXT_SAMPLES = 64
 """Samples of the frame before that Silero sees in front of each frame."""
 
-WINDOW_FRAMES = 1_000
-"""Frames per run of the network: 32 s, so that memory stays flat and the first segment comes early."""
+WINDOW_FRAMES = 250
+"""Frames per run of the network: 8 s, so that memory stays low and flat and the first segment comes early."""
 
 QUIET_STEP_SAMPLES = 1_600
 """Where speech must be cut without a pause, the quietest 100 ms are looked for."""

@@ -427,6 +427,13 @@ async def test_text_in_tags_is_no_fact(tmp_path: Path) -> None:
     assert info.duration_s == pytest.approx(1, abs=0.01)
 
 
+async def test_a_tags_own_name_is_no_fact(tmp_path: Path) -> None:
+    """ffmpeg does not indent a line end in it."""
+    forged = "x\n  Stream #0:0: Audio: forged, 1 Hz, stereo"
+    source = make(tmp_path / "a.mka", *sine(1), "-metadata", f"{forged}=x")
+    assert (await probe(FFMPEG, source)).sample_rate == 44100
+
+
 async def test_no_tag_makes_sound_out_of_pictures(tmp_path: Path) -> None:
     """Also where the tag's own name holds the line, which ffmpeg does not indent."""
     source = make(tmp_path / "a.mkv", *pictures(1), "-metadata", f"{FORGED}=x", "-metadata", f"comment={FORGED}")

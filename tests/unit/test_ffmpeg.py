@@ -109,14 +109,6 @@ async def test_a_child_that_hangs_is_killed_at_its_time(tmp_path: Path) -> None:
     assert await until_all_are_gone == "started\n"
 
 
-def is_running(pid: int) -> bool:
-    """Whether the process still runs; one whose parent has not yet asked how it ended does not."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 async def test_used_up_cpu_time_is_a_timeout(ffmpeg: FFmpeg) -> None:
     """ffmpeg ends itself in good order at this signal, as if it had finished: that must not pass for a success."""
     with pytest.raises(MediaTimeout):
@@ -142,11 +134,25 @@ async def test_cancellation_kills_the_child(tmp_path: Path) -> None:
     hangs = script(tmp_path / "hangs", f"trap '' TERM INT; echo $$ > {tmp_path}/pid; sleep 1000; sleep 1000")
     task = asyncio.create_task(run(hangs))
     pid = int(await asyncio.to_thread((tmp_path / "pid").read_text))
-    assert is_running(pid)
+    assert psutil.pid_exists(pid)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not is_running(pid)
+    assert not psutil.pid_exists(pid)
+
+
+async def test_cancellation_while_the_child_starts_kills_it(tmp_path: Path) -> None:
+    """It runs before asyncio hands it over: who hangs up just then must leave no child either."""
+    hangs = script(tmp_path / "hangs", "sleep 1000")
+    before = psutil.Process().children()
+    task = asyncio.create_task(run(hangs))
+    while psutil.Process().children() == before:
+        await asyncio.sleep(0)
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+    assert task.cancelled()
+    assert psutil.Process().children() == before
 
 
 async def test_repeated_cancellation_still_waits_for_the_end(tmp_path: Path) -> None:
@@ -159,7 +165,7 @@ async def test_repeated_cancellation_still_waits_for_the_end(tmp_path: Path) -> 
         task.cancel()
         await asyncio.sleep(0)
     assert task.cancelled()
-    assert not is_running(pid)
+    assert not psutil.pid_exists(pid)
 
 
 async def test_an_error_in_the_listener_ends_the_child(tmp_path: Path) -> None:
@@ -170,7 +176,7 @@ async def test_an_error_in_the_listener_ends_the_child(tmp_path: Path) -> None:
 
     with pytest.raises(LookupError, match="hello"):
         await talks.run([], wall_s=60, cpu_s=60, on_stderr_line=fail)
-    assert not is_running(int((tmp_path / "pid").read_text()))
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
 # --- what it says ----------------------------------------------------------------------------------------------------
@@ -178,7 +184,8 @@ async def test_an_error_in_the_listener_ends_the_child(tmp_path: Path) -> None:
 
 async def test_endless_talk_is_read_and_not_kept(tmp_path: Path) -> None:
     """A file can make ffmpeg print without end, also without a line's end: neither may fill memory nor block."""
-    talks = script(tmp_path / "talks", "head -c 3000000 /dev/zero | tr '\\0' x >&2; printf '\\nthe end' >&2")
+    (tmp_path / "talk").write_text("x" * 3_000_000 + "\nthe end")
+    talks = script(tmp_path / "talks", f"cat {tmp_path}/talk >&2")
     lines: list[str] = []
     finished = await talks.run([], wall_s=60, cpu_s=60, on_stderr_line=lines.append)
     assert [len(line) for line in lines] == [4096, 7]
