@@ -430,13 +430,22 @@ async def test_text_in_tags_is_no_fact(tmp_path: Path) -> None:
 async def test_a_tags_own_name_is_no_fact(tmp_path: Path) -> None:
     """ffmpeg does not indent a line end in it."""
     forged = "x\n  Stream #0:0: Audio: forged, 1 Hz, stereo"
-    source = make(tmp_path / "a.mka", *sine(1), "-metadata", f"{forged}=x")
+    source = make(tmp_path / "a.flac", *sine(1), "-metadata", f"{forged}=x")
     assert (await probe(FFMPEG, source)).sample_rate == 44100
 
 
 async def test_no_tag_makes_sound_out_of_pictures(tmp_path: Path) -> None:
     """Also where the tag's own name holds the line, which ffmpeg does not indent."""
-    source = make(tmp_path / "a.mkv", *pictures(1), "-metadata", f"{FORGED}=x", "-metadata", f"comment={FORGED}")
+    source = make(
+        tmp_path / "a.ogv",
+        *pictures(1),
+        "-c:v",
+        "libtheora",
+        "-metadata",
+        f"{FORGED}=x",
+        "-metadata",
+        f"comment={FORGED}",
+    )
     assert await probe_refusal(source) is NoAudioStream
 
 

@@ -146,7 +146,7 @@ async def test_cancellation_while_the_child_starts_kills_it(tmp_path: Path) -> N
     hangs = script(tmp_path / "hangs", "sleep 1000")
     before = psutil.Process().children()
     task = asyncio.create_task(run(hangs))
-    while psutil.Process().children() == before:
+    while psutil.Process().children() == before:  # noqa: ASYNC110
         await asyncio.sleep(0)
     while not task.done():
         task.cancel()
