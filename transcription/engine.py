@@ -70,11 +70,6 @@ class Engine:
         return self._ready
 
     @property
-    def failure(self) -> str | None:
-        """Why the engine is not ready, where more than starting is to be said."""
-        return self._failure
-
-    @property
     def device(self) -> str:
         return self._hello.device if self._hello else str(self._config["device"])
 

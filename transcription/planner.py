@@ -81,15 +81,15 @@ class BatchPlanner:
         """Take the first segments of *request* that may share *batch*; it goes to the end of the turns if any was."""
         line, room = self._waiting[request], min(most, self._batch_size - len(batch))
         taken: list[Pending] = []
-        for pending in list(line):
-            if len(taken) == room or (taken and taken[0].attempts):
-                break
+        passed_over: list[Pending] = []
+        while line and len(taken) < room and not (taken and taken[0].attempts):
+            pending = line.popleft()
             head = (batch or taken or [pending])[0]
-            if pending is head or pending.shares_batch_with(head):
-                taken.append(pending)
+            fits = pending is head or pending.shares_batch_with(head)
+            (taken if fits else passed_over).append(pending)
+        line.extendleft(reversed(passed_over))
         if taken:
             del self._waiting[request]
-            rest = deque(pending for pending in line if pending not in taken)
-            if rest:
-                self._waiting[request] = rest
+            if line:
+                self._waiting[request] = line
         return taken
