@@ -10,9 +10,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 LAYERS = (
-    ("errors", "transcription.core", "transcription.languages", "settings"),
+    ("errors", "transcription.core", "transcription.languages", "settings", "cgroup"),
+    ("memory", "cores"),
     ("telemetry", "ffmpeg", "workfolder", "transcription.protocol", "transcription.words", "transcription.planner"),
-    ("transcription.subtitle_units", "downloads.urls", "downloads.proxy_messages"),
+    ("transcription.subtitle_units", "transcription.pcm", "downloads.urls", "downloads.proxy_messages"),
     ("transcription.subtitles", "recording", "transcription.weights"),
     ("transcription.formats", "transcription.models", "transcription.audio", "transcription.speech"),
     ("transcription.pyannote_child", "transcription.whisper", "downloads.media", "downloads.extract"),

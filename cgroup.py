@@ -1,0 +1,96 @@
+"""Which control groups bind this process, and what their files say. Linux only: elsewhere there are none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroup:
+    """One group's folder of files, in the hierarchy of version 1 or 2."""
+
+    folder: Path
+    version: Literal[1, 2]
+
+    def number(self, name: str) -> int | None:
+        """What the file *name* holds; None where there is no such file, or where it says "max"."""
+        try:
+            return int(self.text(name))
+        except ValueError:
+            return None
+
+    def field(self, name: str, key: str) -> int | None:
+        """The value beside *key* in a file of lines `key value`."""
+        for line in self.text(name).splitlines():
+            if line.startswith(f"{key} "):
+                return int(line.split()[1])
+        return None
+
+    def text(self, name: str) -> str:
+        """The file's text; empty where it cannot be read."""
+        try:
+            return (self.folder / name).read_text(encoding="ascii").strip()
+        except OSError:
+            return ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Mount:
+    root: PurePosixPath
+    """The group that the mount shows at its top: a container's own where it has no namespace for groups."""
+    point: str
+    version: Literal[1, 2]
+
+
+def groups(controller: str, root: Path = Path("/")) -> list[Cgroup]:
+    """This process's group for *controller*, then its ancestors as far as they can be seen: each of them binds.
+
+    A controller belongs to one hierarchy: where version 1 has it (hybrid systems), version 2 does not.
+    """
+    own = _own_paths(root)
+    mounts = _mounts(root, controller)
+    for mount in sorted(mounts, key=lambda mount: mount.version):
+        path = own.get(controller if mount.version == 1 else "")
+        if path is None:
+            continue
+        top = root / mount.point.lstrip("/")
+        # NOTE: a path outside the mount's root belongs to another namespace; what can be seen is the mount's top.
+        inside = path.relative_to(mount.root).parts if path.is_relative_to(mount.root) else ()
+        folder = top.joinpath(*inside)
+        if ".." in inside or not folder.is_dir():
+            inside, folder = (), top
+        return [Cgroup(top.joinpath(*inside[:depth]), mount.version) for depth in range(len(inside), -1, -1)]
+    return []
+
+
+def _own_paths(root: Path) -> dict[str, PurePosixPath]:
+    """Controller -> this process's group. Version 2 has one group for all controllers, under the empty name."""
+    paths = {}
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            paths[controller] = PurePosixPath(path)
+    return paths
+
+
+def _mounts(root: Path, controller: str) -> list[_Mount]:
+    """Where the kernel shows groups that may hold *controller* (proc(5), `mountinfo`)."""
+    mounts = []
+    for line in _read(root / "proc/self/mountinfo").splitlines():
+        place, _, kind = line.partition(" - ")
+        filesystem, _, options = kind.split(" ", 2)
+        shown, point = place.split(" ")[3:5]
+        if filesystem == "cgroup2":
+            mounts.append(_Mount(PurePosixPath(shown), point, 2))
+        elif filesystem == "cgroup" and controller in options.split(","):
+            mounts.append(_Mount(PurePosixPath(shown), point, 1))
+    return mounts
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
