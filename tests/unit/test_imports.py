@@ -11,14 +11,14 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = (
     ("errors", "transcription.core", "transcription.languages", "settings", "cgroup"),
-    ("memory", "cores"),
+    ("memory", "cores", "transcription.vitals"),
     ("telemetry", "ffmpeg", "workfolder", "transcription.protocol", "transcription.words", "transcription.planner"),
     ("transcription.subtitle_units", "transcription.pcm", "downloads.urls", "downloads.proxy_messages"),
     ("transcription.subtitles", "recording", "transcription.weights"),
-    ("transcription.formats", "transcription.models", "transcription.audio", "transcription.speech"),
+    ("transcription.formats", "transcription.models", "transcription.footprint", "transcription.audio", "transcription.speech"),
     ("transcription.pyannote_child", "transcription.whisper", "downloads.media", "downloads.extract"),
     ("downloads.egress", "downloads.ytdlp_child", "downloads.ytdlp", "transcription.engine_child"),
-    ("downloads.fetch", "transcription.engine", "transcription.scheduler"),
+    ("downloads.fetch", "transcription.engine", "transcription.replicas", "transcription.scheduler"),
     ("transcription.service",),
     ("api",),
     ("main",),
