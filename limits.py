@@ -1,0 +1,124 @@
+"""How much of the engine a machine gets: replicas, streams, threads and batch size, by its memory and cores.
+
+Knows nothing of transcription: what a model takes comes as a Footprint, and decisions are pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Literal
+
+from memory import MemoryReading
+
+LimitedBy = Literal["cores", "memory", "setting"]
+
+RESERVE_SHARE = 4
+LEAST_RESERVE_BYTES = 160 * 2**20
+MOST_RESERVE_BYTES = 2 * 2**30
+"""Of main memory a quarter is left to the server and everything else. The least is what a 512 MB container's server and
+its ffmpeg were seen to take beside the engine (docs/deploy-railway.md). The most is the 2 GB that a desktop's other
+programs and file cache want; from 8 GB on it does not grow, since the server does not."""
+
+CUDA_RESERVE_SHARE = 16
+"""Of a device's memory a sixteenth stays free: CTranslate2's allocator holds blocks of several sizes and loses some."""
+
+MOST_STREAMS = 4
+"""On the CPU. Streams beat threads (tiny.en, 2 cores, batches of one: 80 audio seconds a second by two streams of one
+thread, 30 by one of two), but a short clip alone runs in one stream, on that stream's threads only: on many cores they
+must not be too few."""
+
+CPU_BATCH_SIZE = 4
+"""Of 104 audio seconds a second with batches of 8, batches of 4 give 99 (two streams) and make a short clip that comes
+in between wait half as long."""
+
+CUDA_BATCH_SIZE = 16
+"""faster-whisper's own choice for its GPU benchmarks; larger ones gain little and decode as long as their longest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes that one model takes in one child process, on the device where it runs."""
+
+    weights_bytes: int
+    """As loaded; shared by all streams."""
+    slot_bytes: int
+    """One segment of a batch: encoder states, attention caches."""
+    stream_bytes: int
+    """One stream's own, whatever its batch: the encoder at work."""
+    process_bytes: int
+    """The child without a model: interpreter and libraries; on CUDA, the context."""
+    loading_bytes: int = 0
+    """While the model is being loaded, in place of all but the process: large models then take most."""
+
+    def total_bytes(self, streams: int, batch_size: int) -> int:
+        """The most that a child takes which decodes *streams* batches of *batch_size* at the same time."""
+        working = self.weights_bytes + streams * (self.stream_bytes + batch_size * self.slot_bytes)
+        return self.process_bytes + max(self.loading_bytes, working)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one device runs."""
+
+    device: str
+    replicas: int
+    """Child processes, each with its own copy of the weights."""
+    streams: int
+    """Batches that each replica decodes at the same time."""
+    threads: int
+    """Of each stream."""
+    batch_size: int
+    """Segments decoded together at most."""
+    replica_bytes: int
+    """A replica's share of the device's memory: one that takes more is to be replaced."""
+    limited_by: LimitedBy
+    """What kept the plan from being larger: "memory" where it did, else what was set, else the cores (or the GPU)."""
+
+
+def plan(
+    memory: MemoryReading,
+    cores: int,
+    device: str,
+    model: Footprint,
+    *,
+    replicas: int = 0,
+    streams: int = 0,
+    batch_size: int = 0,
+) -> Plan:
+    """The plan for one device, "cpu" or "cuda…"; *memory* is that device's, read before the engine starts.
+
+    *replicas*, *streams* and *batch_size* are upper bounds that somebody set; 0 leaves them to be decided. Memory gives
+    replicas first, then streams, then the batch (two streams at a batch of one are faster than one at eight), and
+    the next only where it gave all of the one before, so that more memory never means less work at once. One of each is
+    the least: whether to start at all where *replica_bytes* is below even `total_bytes(1, 1)` is not decided here.
+    """
+    on_cpu = device == "cpu"
+    most_replicas = replicas or 1
+    most_streams = streams or (max(1, min(MOST_STREAMS, cores // most_replicas)) if on_cpu else 1)
+    most_segments = batch_size or (CPU_BATCH_SIZE if on_cpu else CUDA_BATCH_SIZE)
+    budget_bytes = max(0, min(memory.total_bytes - reserve_bytes(memory.total_bytes, device), memory.free_bytes))
+    steps = [
+        *((count, 1, 1) for count in range(1, most_replicas + 1)),
+        *((most_replicas, count, 1) for count in range(2, most_streams + 1)),
+        *((most_replicas, most_streams, size) for size in range(2, most_segments + 1)),
+    ]
+    fitting = list(takewhile(lambda step: step[0] * model.total_bytes(*step[1:]) <= budget_bytes, steps))
+    chosen_replicas, chosen_streams, chosen_size = fitting[-1] if fitting else (1, 1, 1)
+    limited_by: LimitedBy = "setting" if replicas or streams or batch_size else "cores"
+    return Plan(
+        device=device,
+        replicas=chosen_replicas,
+        streams=chosen_streams,
+        threads=max(1, cores // (chosen_replicas * chosen_streams)) if on_cpu else 1,
+        batch_size=chosen_size,
+        replica_bytes=budget_bytes // chosen_replicas,
+        limited_by=limited_by if len(fitting) == len(steps) else "memory",
+    )
+
+
+def reserve_bytes(total_bytes: int, device: str) -> int:
+    """What is kept from the engine, of main memory or of a CUDA device's."""
+    if device != "cpu":
+        return total_bytes // CUDA_RESERVE_SHARE
+    return min(MOST_RESERVE_BYTES, max(LEAST_RESERVE_BYTES, total_bytes // RESERVE_SHARE))
