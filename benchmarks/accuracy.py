@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.processes import Library
 from benchmarks.scoring import LETTER_LANGUAGES, Score, score, total
-from benchmarks.server import Client, Server
+from benchmarks.server import Client, EngineSettings, Server
 from benchmarks.speech_set import Clip, SpeechSet, speech_dir
 from benchmarks.tables import markdown, percent
 from benchmarks.weights import weights_folder
@@ -110,7 +110,9 @@ def open_client(arguments: argparse.Namespace, model: str, stack: ExitStack) -> 
         client = Client(arguments.server, arguments.key)
         stack.callback(client.close)
         return client
-    return stack.enter_context(Server(model, arguments.threads, beam_size=arguments.beam_size)).client
+    return stack.enter_context(
+        Server(model, EngineSettings(cores=arguments.threads), beam_size=arguments.beam_size)
+    ).client
 
 
 def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:

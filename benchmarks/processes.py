@@ -1,4 +1,4 @@
-"""Processes that are measured: started, watched for their memory with all their children, and ended by their own id."""
+"""Processes that are measured: started, watched with all their children for memory and CPU, ended by their own id."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ import psutil
 from benchmarks.speech_set import ROOT, Clip
 
 STOP_AFTER_S = 20.0
+QUIET_CPU_S = 0.05
+"""CPU-seconds within one second below which nothing is being worked on: what is left is waiting and health checks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +34,20 @@ class TreeMemory:
     pss: int = 0
     """0 where the system does not tell (only Linux does)."""
 
-    def peak(self, other: TreeMemory) -> TreeMemory:
-        return TreeMemory(max(self.rss, other.rss), max(self.pss, other.pss))
+
+def tree(pid: int) -> list[psutil.Process]:
+    """The process and all that descend from it; empty where it has ended."""
+    try:
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def tree_memory(pid: int) -> TreeMemory:
     """What the tree holds now. Processes that end meanwhile are left out."""
     rss = pss = 0
-    try:
-        root = psutil.Process(pid)
-        tree = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return TreeMemory()
-    for process in tree:
+    for process in tree(pid):
         try:
             full = process.memory_full_info()
         except (psutil.NoSuchProcess, psutil.AccessDenied):
@@ -53,19 +57,53 @@ def tree_memory(pid: int) -> TreeMemory:
     return TreeMemory(rss, pss)
 
 
+def tree_cpu_s(pid: int) -> float:
+    """CPU-seconds the tree has used so far. Children that have ended count: their parent keeps their times."""
+    used_s = 0.0
+    for process in tree(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            used_s += times.user + times.system + times.children_user + times.children_system
+    return used_s
+
+
+class NeverQuiet(Exception):
+    """The processes went on working for longer than was waited."""
+
+
+def cpu_until_quiet(pid: int, longest_s: int = 60) -> float:
+    """CPU-seconds that the tree uses from now until a second in which it uses none to speak of. Raises NeverQuiet."""
+    before_s = last_s = tree_cpu_s(pid)
+    for _ in range(longest_s):
+        time.sleep(1)
+        now_s = tree_cpu_s(pid)
+        if now_s - last_s < QUIET_CPU_S:
+            return now_s - before_s
+        last_s = now_s
+    raise NeverQuiet(f"still working after {longest_s} s")
+
+
 class MemoryWatch:
-    """Samples a tree's memory while the block runs; *peak* is the most that was seen at any one time."""
+    """Samples a tree's memory while the block runs."""
 
     def __init__(self, pid: int, every_s: float = 0.1) -> None:
         self._pid = pid
         self._every_s = every_s
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.peak = TreeMemory()
+        self.samples: list[tuple[float, TreeMemory]] = []
+        """(seconds since the block began, what the tree held)."""
+
+    @property
+    def peak(self) -> TreeMemory:
+        """The most that was seen at any one time."""
+        seen = [memory for _, memory in self.samples]
+        return TreeMemory(max(memory.rss for memory in seen), max(memory.pss for memory in seen))
 
     def _watch(self) -> None:
+        began = time.perf_counter()
         while True:
-            self.peak = self.peak.peak(tree_memory(self._pid))
+            self.samples.append((time.perf_counter() - began, tree_memory(self._pid)))
             if self._done.wait(self._every_s):
                 return
 
@@ -116,7 +154,7 @@ class Library:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=environment(threads, Path(self._path.name)),
+            env=environment(Path(self._path.name), threads),
         )
         self.load_s: float = self._read()["seconds"]
 
@@ -155,16 +193,16 @@ class Library:
         self._path.cleanup()
 
 
-def environment(threads: int, folder: Path) -> dict[str, str]:
-    """What every measured process gets: the same threads, no network, an `ffmpeg` on its path (for WhisperX)."""
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
+def environment(folder: Path, threads: int = 0) -> dict[str, str]:
+    """What every measured process gets: no network, an `ffmpeg` on its path (for WhisperX), *threads* where given."""
+    own = {
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "PATH": os.pathsep.join([*ffmpeg_folder(folder), os.environ.get("PATH", os.defpath)]),
     }
+    if threads:
+        own |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    return {**os.environ, **own}
 
 
 def ffmpeg_folder(folder: Path) -> Sequence[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.processes import TreeMemory
-from benchmarks.tables import markdown, mebibytes, percent
+from benchmarks.tables import markdown, mebibytes
 
 LIKE_ACCURACY = 0.02
 """Word error rates that lie this far apart at most are alike."""
@@ -32,8 +33,8 @@ class Run:
     audio_s: float
     error_rate: float
     peak: TreeMemory
-    first_byte_s: tuple[float, ...]
-    """Of each clip; empty for libraries."""
+    latencies_s: tuple[float, ...]
+    """Of each clip, from sending it to having its text."""
 
     @property
     def real_time_factor(self) -> float:
@@ -43,7 +44,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Median:
-    """The repeats of one workload through one system. Each figure is its own median."""
+    """The repeats of one workload through one system. Each figure is its own median; latencies are of all repeats."""
 
     system: str
     workload: str
@@ -51,7 +52,14 @@ class Median:
     real_time_factor: float
     error_rate: float
     peak: TreeMemory
-    first_byte_s: float | None
+    p50_s: float
+    p95_s: float
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest of *values* that at least that share of them do not exceed (nearest rank)."""
+    # Rounded: 0.07 of 100 values is 7.000000000000001 in floating point.
+    return sorted(values)[max(math.ceil(round(share * len(values), 6)), 1) - 1]
 
 
 def medians(runs: Sequence[Run]) -> list[Median]:
@@ -66,7 +74,7 @@ def _seen(names: Iterable[str]) -> list[str]:
 
 
 def _median(runs: Sequence[Run]) -> Median:
-    first_s = [first for run in runs for first in run.first_byte_s]
+    latencies_s = [latency for run in runs for latency in run.latencies_s]
     return Median(
         runs[0].system,
         runs[0].workload,
@@ -74,43 +82,26 @@ def _median(runs: Sequence[Run]) -> Median:
         median(run.real_time_factor for run in runs),
         median(run.error_rate for run in runs),
         TreeMemory(int(median(run.peak.rss for run in runs)), int(median(run.peak.pss for run in runs))),
-        median(first_s) if first_s else None,
+        percentile(latencies_s, 0.5),
+        percentile(latencies_s, 0.95),
     )
 
 
-def rival_of(line: Median, lines: Sequence[Median], ours: str) -> Median | None:
-    """Our own figures for the same clips and the same number at once; None where we did not run."""
-    return next((other for other in lines if other.system == ours and other.workload == line.workload), None)
+def alike(line: Median, own: Median) -> bool:
+    """Whether the two hear alike: who drops words is not fast."""
+    return abs(own.error_rate - line.error_rate) <= LIKE_ACCURACY
 
 
-def factor(line: Median, own: Median | None) -> str:
-    """How many times as fast *own* is; in brackets where the two do not hear alike."""
-    if own is None or own.system == line.system:
-        return ""
-    times = f"{own.real_time_factor / line.real_time_factor:.2f}"
-    return times if abs(own.error_rate - line.error_rate) <= LIKE_ACCURACY else f"({times})"
+def faster(own: Median, line: Median) -> float:
+    """How many times as fast *own* is."""
+    return own.real_time_factor / line.real_time_factor
 
 
-def comparison(runs: Sequence[Run], ours: str) -> str:
-    """The table of all workloads and systems."""
-    lines = medians(runs)
-    header = ["workload", "system", "audio s / s", "wall s", "word error rate", "factor", "first byte s"]
-    header += ["peak RSS MiB", "peak PSS MiB"]
-    cells = [
-        [
-            line.workload,
-            line.system,
-            f"{line.real_time_factor:.1f}",
-            f"{line.wall_s:.1f}",
-            percent(line.error_rate),
-            factor(line, rival_of(line, lines, ours)),
-            "" if line.first_byte_s is None else f"{line.first_byte_s:.2f}",
-            mebibytes(line.peak.rss),
-            mebibytes(line.peak.pss),
-        ]
-        for line in lines
-    ]
-    return markdown(header, cells)
+def memory_cells(peak: TreeMemory) -> list[str]:
+    return [mebibytes(peak.rss), mebibytes(peak.pss)]
+
+
+MEMORY_HEADER = ["peak RSS MiB", "peak PSS MiB"]
 
 
 def starts(began: Sequence[Start]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
@@ -15,17 +16,62 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+import psutil
 
-from benchmarks.processes import environment, stop
+from benchmarks.engine_log import events_in
+from benchmarks.processes import environment, stop, tree
 from benchmarks.speech_set import ROOT, Clip
 from benchmarks.weights import MODEL_DIR
 
 READY_WITHIN_S = 120.0
 ANSWER_WITHIN_S = 3_600.0
+ENGINE_MODULE = "transcription.engine_child"
 
 
 class ServerFailed(Exception):
     """The server did not become ready, or answered with an error; its own words follow."""
+
+
+class Refused(ServerFailed):
+    """The server answered with a problem; *code* is its own word for it."""
+
+    def __init__(self, clip: Clip, status: int, body: bytes) -> None:
+        try:
+            self.code = str(json.loads(body)["code"])
+        except (ValueError, KeyError, TypeError):
+            self.code = f"HTTP {status}"
+        super().__init__(f"{clip.name}: {status} {body.decode(errors='replace')}")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How the engines are laid out. 0 leaves it to the server, as its users do."""
+
+    replicas: int = 0
+    streams: int = 0
+    cores: int = 0
+    """Of all engines together."""
+    batch_size: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read REPLICAS:STREAMS:CORES:BATCH_SIZE. Raises ValueError."""
+        replicas, streams, cores, batch_size = (int(part) for part in text.split(":"))
+        return cls(replicas, streams, cores, batch_size)
+
+    def environment(self) -> dict[str, str]:
+        """The server's settings, those left to it absent."""
+        values = {
+            "ENGINE_REPLICAS": self.replicas,
+            "ENGINE_STREAMS": self.streams,
+            "CPU_THREADS": self.cores,
+            "BATCH_SIZE": self.batch_size,
+        }
+        return {name: str(value) for name, value in values.items() if value}
+
+
+DECIDED = EngineSettings()
+"""All is left to the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,37 +81,36 @@ class Answer:
     text: str
     language: str
     seconds: float
-    first_byte_s: float
 
 
 class Client:
     """Speaks to one server, from any number of threads."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, answer_within_s: float = ANSWER_WITHIN_S) -> None:
         self.url = url
-        self._http = httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=ANSWER_WITHIN_S, trust_env=False)
+        self._http = httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=answer_within_s, trust_env=False)
 
     def transcribe(self, clip: Clip, model: str, language: str | None, beam_size: int = 5) -> Answer:
         """Upload the clip and wait for its transcript. Raises ServerFailed with the server's problem."""
-        parameters = {"model_size": model, "beam_size": str(beam_size), "response_format": "json"}
-        if language:
-            parameters["language"] = language
+        parameters = {"model_size": model, "beam_size": str(beam_size)} | ({"language": language} if language else {})
         started = time.perf_counter()
-        with (
-            clip.path.open("rb") as file,
-            self._http.stream(
-                "POST", "/transcribe", params=parameters, files={"file": (clip.path.name, file)}
-            ) as reply,
-        ):
-            chunks = reply.iter_bytes()
-            body = next(chunks, b"")
-            first_byte_s = time.perf_counter() - started
-            body += b"".join(chunks)
-        if reply.status_code != 200:
-            raise ServerFailed(f"{clip.name}: {reply.status_code} {body.decode(errors='replace')}")
+        with clip.path.open("rb") as file:
+            reply = self._http.post("/transcribe", params=parameters, files={"file": (clip.path.name, file)})
         seconds = time.perf_counter() - started
-        document: dict[str, Any] = httpx.Response(200, content=body).json()
-        return Answer(document["text"], document["language"], seconds, first_byte_s)
+        if reply.status_code != 200:
+            raise Refused(clip, reply.status_code, reply.content)
+        document: dict[str, Any] = reply.json()
+        return Answer(document["text"], document["language"], seconds)
+
+    def hang_up(self, clip: Clip, model: str, after_s: float) -> None:
+        """Send the clip and leave *after_s* later, unanswered. Raises ServerFailed where the answer was there first."""
+        leaving = httpx.Timeout(ANSWER_WITHIN_S, read=after_s)
+        try:
+            with clip.path.open("rb") as file:
+                self._http.post("/transcribe", params={"model_size": model}, files={"file": file}, timeout=leaving)
+        except httpx.ReadTimeout:
+            return
+        raise ServerFailed(f"{clip.name} was answered within {after_s:.1f} s")
 
     def is_ready(self) -> bool:
         try:
@@ -80,7 +125,16 @@ class Client:
 class Server:
     """`python main.py` on a free port with a folder of its own for data; ended by its own id. A context manager."""
 
-    def __init__(self, model: str, threads: int, beam_size: int = 5, batch_size: int = 8) -> None:
+    def __init__(
+        self,
+        model: str,
+        engine: EngineSettings = DECIDED,
+        *,
+        beam_size: int = 5,
+        log_level: str = "warning",
+        answer_within_s: float = ANSWER_WITHIN_S,
+    ) -> None:
+        self.model = model
         self._data = tempfile.TemporaryDirectory(prefix="stenogate-")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         key, port = secrets.token_hex(16), free_port()
@@ -93,11 +147,11 @@ class Server:
             "MODEL_SIZE": model,
             "MODEL_DOWNLOADS": "false",
             "DEVICE": "cpu",
+            "DEVICES": "cpu",
             "COMPUTE_TYPE": "int8",
-            "CPU_THREADS": str(threads),
-            "BATCH_SIZE": str(batch_size),
             "BEAM_SIZE": str(beam_size),
-            "LOG_LEVEL": "warning",
+            "LOG_LEVEL": log_level,
+            **engine.environment(),
         }
         started = time.perf_counter()
         self.process = subprocess.Popen(
@@ -106,9 +160,9 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            env={**environment(threads, Path(self._data.name)), **settings},
+            env={**environment(Path(self._data.name)), **settings},
         )
-        self.client = Client(f"http://127.0.0.1:{port}", key)
+        self.client = Client(f"http://127.0.0.1:{port}", key, answer_within_s)
         try:
             self._wait_until_ready()
         except BaseException:
@@ -124,9 +178,35 @@ class Server:
         until = time.monotonic() + READY_WITHIN_S
         while not self.client.is_ready():
             if self.process.poll() is not None or time.monotonic() > until:
-                self._log.seek(0, os.SEEK_SET)
-                raise ServerFailed(self._log.read().decode(errors="replace")[-3000:])
+                raise ServerFailed(self._logged(0)[-3000:])
             time.sleep(0.1)
+
+    def hear(self, clip: Clip) -> str:
+        """The text of the clip, by the model that the server was started with."""
+        return self.client.transcribe(clip, self.model, clip.language).text
+
+    def engines(self) -> list[psutil.Process]:
+        """The engines' processes that live, oldest first."""
+        found = []
+        for process in tree(self.pid)[1:]:
+            try:
+                if ENGINE_MODULE in process.cmdline():
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.ZombieProcess):
+                continue
+        return sorted(found, key=lambda process: process.pid)
+
+    def log_end(self) -> int:
+        """Where the log ends now, to read from later."""
+        return os.fstat(self._log.fileno()).st_size
+
+    def events(self, name: str, since: int = 0) -> list[dict[str, Any]]:
+        """What the server and its engines have logged by that name after the place *since*."""
+        return events_in(self._logged(since), name)
+
+    def _logged(self, since: int) -> str:
+        # NOTE: the processes write where this file's offset stands, so that it must not be moved: no seek.
+        return os.pread(self._log.fileno(), self.log_end() - since, since).decode(errors="replace")
 
     def close(self) -> None:
         stop(self.process)
