@@ -15,7 +15,7 @@ from transcription.footprint import footprint
 from transcription.models import ModelLibrary, spec
 
 WINDOW_S = 30
-BATCHES = 2
+BATCHES = 3
 BATCH_SIZE = 4
 
 CHILD = """
