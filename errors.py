@@ -201,6 +201,18 @@ class EngineFailed(ServiceError):
     status, code = 500, "TRANSCRIPTION_FAILED"
 
 
+class OutOfMemory(ServiceError):
+    """The engine's memory does not suffice for this recording, not even for one segment of it at a time."""
+
+    status, code = 503, "OUT_OF_MEMORY"
+
+
+class GpuOutOfMemory(OutOfMemory):
+    """The GPU's memory does not suffice for this recording, not even for one segment of it at a time."""
+
+    status, code = 503, "GPU_OOM"
+
+
 class NotReady(ServiceError):
     """The service is up but cannot transcribe yet."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import importlib.util
 import os
 import socket
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
@@ -21,22 +23,29 @@ import telemetry
 from api.application import assemble
 from api.keys import Keys, kept_key
 from api.services import Services
+from cores import available_cores
 from downloads.egress import EgressProxy
 from downloads.fetch import Fetcher
 from downloads.media import MediaStore
 from downloads.urls import AddressPolicy
 from errors import ConfigurationError, ServiceError
 from ffmpeg import FFmpeg
+from memory import cuda_memory, read_ram
 from settings import Settings
 from transcription import models
-from transcription.engine import Engine, available_cores
+from transcription.engine import Weights
 from transcription.models import ModelLibrary
+from transcription.planner import BatchPlanner
+from transcription.replicas import Replicas
 from transcription.scheduler import SegmentScheduler
 from transcription.service import Transcriber
+from transcription.sizing import Sizing, Wish, sized
 from transcription.speech import SpeechCutter
 from workfolder import claimed
 
 MIB = 2**20
+
+log = structlog.get_logger("main")
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -92,24 +101,29 @@ async def wired(settings: Settings) -> AsyncIterator[Services]:
         library = ModelLibrary(settings.model_path, downloads=settings.model_downloads, hf_token=token)
         ffmpeg = FFmpeg.locate(settings.ffmpeg)
         proxy = await stack.enter_async_context(EgressProxy(AddressPolicy(settings.private_hosts_allowed)))
-        engine = await stack.enter_async_context(
-            Engine(
-                library.ensure,
+        sizes = sizing(settings, default_model)
+        log.info("sized", plans=[dataclasses.asdict(plan) for plan in sizes.plans])
+        engines = await stack.enter_async_context(
+            Replicas(
+                lambda name: Weights(library.ensure(name), sizes.weights_bytes(name)),
+                sizes.placements,
                 model=default_model,
-                device=settings.device,
-                compute_type=settings.compute_type,
-                threads=settings.cpu_threads,
+                model_ttl_s=settings.model_ttl_s,
                 log_level=settings.log_level,
             )
         )
-        scheduler = await stack.enter_async_context(SegmentScheduler(engine, batch_size=settings.batch_size))
+        scheduler = await stack.enter_async_context(
+            SegmentScheduler(
+                engines.engines, BatchPlanner(sizes.batch_size, sizes.batch_s, smaller=sizes.smaller_batches)
+            )
+        )
         yield Services(
             keys=keys,
-            engine=engine,
+            engine=engines,
             transcriber=Transcriber(
                 ffmpeg,
                 SpeechCutter(),
-                engine,
+                engines,
                 scheduler,
                 work_dir=settings.work_path,
                 max_duration_s=settings.max_duration_s,
@@ -130,6 +144,24 @@ async def wired(settings: Settings) -> AsyncIterator[Services]:
             max_upload_bytes=settings.max_upload_mb * MIB,
             max_duration_s=settings.max_duration_s,
         )
+
+
+def sizing(settings: Settings, model: str) -> Sizing:
+    """The engines for this machine. Raises ConfigurationError for devices that have no such name."""
+    limit = {"MEMORY_LIMIT_MB": str(settings.memory_limit_mb)} if settings.memory_limit_mb else {}
+    return sized(
+        models.spec(model),
+        Wish(
+            devices=settings.devices,
+            compute_type=settings.compute_type,
+            replicas=settings.engine_replicas,
+            streams=settings.engine_streams,
+            batch_size=settings.batch_size,
+        ),
+        ram=read_ram(environ=limit),
+        cuda=cuda_memory(),
+        cores=settings.cpu_threads or available_cores(),
+    )
 
 
 def _keys(settings: Settings) -> Keys:
@@ -224,8 +256,8 @@ def serve() -> None:
         server_header=False,
         # Load balancers keep a connection for 60 s; who closes first must be they, or a request meets a closed one.
         timeout_keep_alive=65,
-        # Docker kills after 10 s: what is left is cancelled before, so that it can clean up.
-        timeout_graceful_shutdown=8,
+        # What is left then is cancelled, so that it can clean up.
+        timeout_graceful_shutdown=round(settings.shutdown_grace_s),
         # Request line and headers; a prompt and a link in the query are a few KiB.
         h11_max_incomplete_event_size=64 * 1024,
     )

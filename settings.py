@@ -6,7 +6,7 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from errors import ConfigurationError
@@ -18,7 +18,9 @@ CommaSeparated = NoDecode
 class Settings(BaseSettings):
     """The service's settings. Frozen: read once by main.py, handed on as plain values."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, populate_by_name=True
+    )
 
     host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs API_KEYS.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -37,10 +39,23 @@ class Settings(BaseSettings):
     model_size: str = Field("base", description="Model where the caller names none: multilingual, fits 1 GB.")
     model_downloads: bool = Field(True, description="Fetch absent weights from the model hub. Off: only what is here.")
     hf_token: SecretStr | None = Field(None, description="The model hub's token, for models that need one.")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N. auto takes CUDA where there is one.")
+    devices: Annotated[tuple[str, ...], CommaSeparated] = Field(
+        ("auto",),
+        validation_alias=AliasChoices("devices", "device"),
+        description="cpu, or cuda:0,cuda:1 …, one engine each, comma-separated. auto: every GPU, else the CPU.",
+    )
     compute_type: str = Field("auto", description="CTranslate2's compute type. auto: float16 on CUDA, int8 on the CPU.")
-    cpu_threads: int = Field(0, ge=0, description="Threads of the engine; 0: one a core that this process may use.")
-    batch_size: int = Field(8, ge=1, le=64, description="Segments decoded together at most. Lower it to save memory.")
+    engine_replicas: int = Field(0, ge=0, le=16, description="Engine processes on a CPU; 0: one, as weights are dear.")
+    engine_streams: int = Field(0, ge=0, le=64, description="Batches an engine decodes at a time; 0: as fits.")
+    cpu_threads: int = Field(0, ge=0, description="Cores of all engines; 0: those that this process may use.")
+    batch_size: int = Field(0, ge=0, le=64, description="Segments decoded together at most; 0: as fits.")
+    model_ttl_s: float = Field(1_800, ge=0, description="A model unused for so long is unloaded, in seconds; 0: never.")
+    memory_limit_mb: int = Field(
+        0,
+        ge=0,
+        validation_alias=AliasChoices("memory_limit_mb", "railway_ram_mb"),
+        description="Memory of this service in MiB; 0: the machine's, or the container's where it has a limit.",
+    )
     beam_size: int = Field(5, ge=1, le=16, description="Beam size where the caller names none: Whisper's own default.")
 
     max_upload_mb: int = Field(2048, ge=1, description="Largest request body, in MiB: a two-hour video in 1080p.")
@@ -50,11 +65,14 @@ class Settings(BaseSettings):
     private_hosts_allowed: Annotated[tuple[str, ...], CommaSeparated] = Field(
         (), description="Private addresses that links may lead to all the same, as host:port, comma-separated."
     )
+    shutdown_grace_s: float = Field(
+        8, ge=0, description="What runs at a stop may run on so long; Docker kills at 10 s."
+    )
     ffmpeg: str = Field("", description="Path of ffmpeg. Empty: the system's, else imageio-ffmpeg's.")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
 
-    @field_validator("api_keys", "media_roots", "private_hosts_allowed", mode="before")
+    @field_validator("api_keys", "devices", "media_roots", "private_hosts_allowed", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):

@@ -21,13 +21,18 @@ class Keys:
         self.loopback_only = loopback_only
         """True for the key that the server made itself: it was printed in a terminal, not chosen for a network."""
 
-    def admit(self, sent: list[bytes]) -> bool:
-        """Whether the header was sent once and is a key. Takes as long for a wrong key as for a right one."""
+    def admit(self, sent: list[bytes]) -> str | None:
+        """The key's name in this server, where the header was sent once and is a key.
+
+        The name is the beginning of the key's digest: the same after every start, and no help in finding the key. Takes
+        as long for a wrong key as for a right one.
+        """
         if len(sent) != 1:
-            return False
+            return None
         digest = _digest(sent[0])
         # Every key is compared, and digests are: neither a key's place nor its first letters can be timed.
-        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
+        known = sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
+        return digest.hex()[:12] if known else None
 
 
 def _digest(key: bytes) -> bytes:

@@ -33,8 +33,15 @@ def refuse_strange_bind(request: Request) -> None:
 
 
 async def require_key(request: Request, _: str | None = Depends(_documented)) -> None:
-    """Raises Unauthorized. Runs before any of the body is read."""
+    """Raises Unauthorized. Runs before any of the body is read. Who asks is known to `key_name` from then on."""
     refuse_strange_bind(request)
     sent = [value for name, value in request.scope["headers"] if name == b"x-api-key"]
-    if not services(request).keys.admit(sent):
+    name = services(request).keys.admit(sent)
+    if name is None:
         raise Unauthorized
+    request.state.key_name = name
+
+
+def key_name(request: Request) -> str:
+    """Which key a request came with, by a name that tells nothing of it."""
+    return str(request.state.key_name)

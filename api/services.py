@@ -13,14 +13,14 @@ from api.keys import Keys
 from downloads.fetch import Fetched, MediaKind
 from downloads.media import MediaStore
 from ffmpeg import FFmpeg
-from transcription.core import Transcript, TranscriptionOptions
+from transcription.core import Caller, Transcript, TranscriptionOptions
 from transcription.models import ModelLibrary
 
 
 class Transcriber(Protocol):
     """Turns a file into a transcript. Cancelling the call stops the work and removes what it wrote."""
 
-    async def run(self, source: Path, options: TranscriptionOptions) -> Transcript: ...
+    async def run(self, source: Path, options: TranscriptionOptions, caller: Caller) -> Transcript: ...
 
 
 class EngineStatus(Protocol):

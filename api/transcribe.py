@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field, StringConstraints, field_validator
 
@@ -18,7 +18,7 @@ from api.hangup import while_connected
 from api.parameters import Parameters, documentation, read_request
 from api.problems import responses
 from api.schemas import TRANSCRIPTION_RESPONSES
-from api.security import require_key
+from api.security import key_name, require_key
 from api.services import Services, services
 from api.uploads import Upload
 from api.workplace import private_folder
@@ -30,6 +30,7 @@ from errors import (
     DownloadTooLarge,
     EmptyMedia,
     EngineFailed,
+    GpuOutOfMemory,
     InvalidLink,
     InvalidRequest,
     LinkNotAllowed,
@@ -40,6 +41,7 @@ from errors import (
     NoAudioStream,
     NoMediaAtLink,
     NotReady,
+    OutOfMemory,
     PathNotAllowed,
     ShuttingDown,
     StorageFull,
@@ -53,11 +55,23 @@ from errors import (
 )
 from telemetry import current_request_id
 from transcription import formats, languages, models
-from transcription.core import ResponseFormat, Task, Transcript, TranscriptionOptions, VoiceActivity
+from transcription.core import (
+    Caller,
+    Priority,
+    ResponseFormat,
+    Task,
+    Transcript,
+    TranscriptionOptions,
+    VoiceActivity,
+)
 
 router = APIRouter(tags=["transcription"])
 
 Prompt = Annotated[str, StringConstraints(max_length=1000)]
+Urgency = Annotated[
+    Literal["interactive", "batch"] | None,
+    Header(alias="X-Priority", description="batch: whoever waits for an answer goes first. Absent: interactive."),
+]
 
 
 class TranscribeParameters(Parameters):
@@ -141,7 +155,8 @@ def options_of(asked: TranscribeParameters, *, default_model: str, default_beam_
         *(Unauthorized, InvalidRequest, NoAudio, AmbiguousAudio, UnknownModel, ModelUnavailable, UnsupportedLanguage),
         *(VoiceActivityUnavailable, MediaNotFound, PathNotAllowed, UploadTooLarge, AudioTooLong, EmptyMedia),
         *(UnsupportedMedia, NoAudioStream, MediaTimeout, InvalidLink, LinkNotAllowed, NoMediaAtLink, DownloadFailed),
-        *(DownloadTooLarge, DownloadTimeout, WorkerCrashed, EngineFailed, NotReady, ShuttingDown, StorageFull),
+        *(DownloadTooLarge, DownloadTimeout, WorkerCrashed, OutOfMemory, GpuOutOfMemory, EngineFailed, NotReady),
+        *(ShuttingDown, StorageFull),
     ),
     openapi_extra=documentation(
         TranscribeParameters,
@@ -149,9 +164,10 @@ def options_of(asked: TranscribeParameters, *, default_model: str, default_beam_
         file="The recording: audio or video in any usual format.",
     ),
 )
-async def transcribe(request: Request) -> Response:
+async def transcribe(request: Request, urgency: Urgency = None) -> Response:
     """Send exactly one of `file`, `audio_file` and `url`."""
     parts = services(request)
+    caller = Caller(key_name(request), Priority[(urgency or "interactive").upper()])
     with private_folder(parts.work_folder) as folder:
         check = partial(options_of, default_model=parts.default_model, default_beam_size=parts.default_beam_size)
         asked, upload = await read_request(
@@ -159,7 +175,7 @@ async def transcribe(request: Request) -> Response:
         )
         check_source(asked, upload)
         options = check(asked)
-        transcript = await while_connected(request, _transcript(parts, asked, upload, options, folder))
+        transcript = await while_connected(request, _transcript(parts, asked, upload, options, folder, caller))
     # A long recording's subtitles take a second of CPU: not on the event loop.
     return await asyncio.to_thread(_answer, transcript, asked.response_format, current_request_id() or "")
 
@@ -172,16 +188,21 @@ def _answer(transcript: Transcript, response_format: ResponseFormat, request_id:
 
 
 async def _transcript(
-    parts: Services, asked: TranscribeParameters, upload: Upload | None, options: TranscriptionOptions, folder: Path
+    parts: Services,
+    asked: TranscribeParameters,
+    upload: Upload | None,
+    options: TranscriptionOptions,
+    folder: Path,
+    caller: Caller,
 ) -> Transcript:
     if upload is not None:
-        return await parts.transcriber.run(upload.path, options)
+        return await parts.transcriber.run(upload.path, options, caller)
     if asked.audio_file is not None:
-        return await parts.transcriber.run(parts.media.resolve(asked.audio_file), options)
+        return await parts.transcriber.run(parts.media.resolve(asked.audio_file), options, caller)
     started = time.monotonic()
     fetched = await fetch_into(folder, parts.fetcher, asked.url or "")
     download_s = time.monotonic() - started
-    transcript = await parts.transcriber.run(fetched.path, options)
+    transcript = await parts.transcriber.run(fetched.path, options, caller)
     timings_s = {"download": download_s, **transcript.timings_s}
     timings_s["total"] = timings_s.get("total", 0.0) + download_s
     return dataclasses.replace(transcript, timings_s=timings_s)

@@ -20,7 +20,7 @@ from benchmarks.speech_set import Clip, SpeechSet, speech_dir
 from benchmarks.tables import markdown
 
 CLIP_S = 5.0
-CLIPS = 20
+CLIPS = 6
 QUICK_CLIPS = 4
 MOST_RESTARTS = 5
 LOOK_EVERY_S = 0.05

@@ -1,6 +1,7 @@
 """What a cutting rule and a window cost in words and seconds: the engine room alone, without server and processes.
 
-One row a rule. The figures of docs/decisions/0002-cutting.md and 0003-window.md are of this kind.
+One row a rule, one column a set of recordings. Seconds are of CPU time, so that a busy machine does not change them
+much. The figures of docs/decisions/0002-cutting.md and 0003-window.md are of this kind.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,24 +22,25 @@ from benchmarks.tables import markdown, percent
 from benchmarks.weights import weights_folder
 from ffmpeg import FFmpeg
 from transcription import audio, whisper
-from transcription.core import Segment, TranscriptionOptions, VoiceActivity
+from transcription.core import Segment, SegmentRequest, TranscriptionOptions, VoiceActivity
+from transcription.pcm import GrowingPcm
 from transcription.planner import BatchPlanner, Pending
 from transcription.speech import CuttingRule, SpeechCutter
 
-BATCH_SIZE = 8
+BATCH_SIZE = 4
 LONGEST_CLIP_S = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One rule, one window, and what came of them."""
+    """One rule, one window, and what came of them in each set."""
 
     rule: CuttingRule
     floor: int
     margin: int
     segments: int
-    score: Score
-    seconds: float
+    scores: dict[str, Score]
+    cpu_s: float
 
     def row(self) -> list[str]:
         rule = self.rule
@@ -45,9 +48,9 @@ class Trial:
             f"{rule.merge_pause_s:g} s, {rule.max_segment_s:g} s, {rule.padding_s:g} s",
             f"{self.floor}, {self.margin}",
             str(self.segments),
-            percent(self.score.error_rate),
-            str(self.score.written),
-            f"{self.seconds:.1f}",
+            *(percent(one.error_rate) for one in self.scores.values()),
+            percent(total(self.scores.values()).error_rate),
+            f"{self.cpu_s:.1f}",
         ]
 
 
@@ -62,39 +65,49 @@ async def decoded(clips: Sequence[Clip], folder: Path) -> list[Path]:
 
 async def cut(paths: Sequence[Path], rule: CuttingRule) -> list[list[Segment]]:
     cutter = SpeechCutter(rule)
-    return [[segment async for segment in cutter.segments(path, VoiceActivity.SILERO)] for path in paths]
+    return [[segment async for segment in cutter.segments(GrowingPcm(path), VoiceActivity.SILERO)] for path in paths]
 
 
-def heard(model: whisper.Whisper, recordings: Sequence[Sequence[Segment]], options: TranscriptionOptions) -> list[str]:
+def heard(
+    model: whisper.Whisper, recordings: Sequence[Sequence[Segment]], options: Sequence[TranscriptionOptions]
+) -> list[str]:
     """Each recording's text; batches are planned as the server plans them."""
     planner = BatchPlanner(BATCH_SIZE)
     for number, segments in enumerate(recordings):
         for segment in segments:
-            planner.add(Pending(number, segment, options))
+            planner.add(Pending(number, segment, options[number]))
     texts: dict[tuple[int, int], str] = {}
     while batch := planner.next_batch():
-        results = model.transcribe([pending.segment for pending in batch], options)
+        results = model.transcribe([SegmentRequest(pending.segment, pending.options) for pending in batch])
         texts |= {(p.request, p.segment.index): result.text for p, result in zip(batch, results, strict=True)}
     return ["".join(texts[number, segment.index] for segment in segments) for number, segments in enumerate(recordings)]
 
 
 def tried(
-    model: whisper.Whisper,
-    clips: Sequence[Clip],
-    recordings: Sequence[Sequence[Segment]],
-    options: TranscriptionOptions,
-    rule: CuttingRule,
+    model: whisper.Whisper, name: str, sets: dict[str, list[tuple[Clip, list[Segment]]]], rule: CuttingRule
 ) -> Trial:
-    begun = time.perf_counter()
-    texts = heard(model, recordings, options)
+    scores = {}
+    begun = time.process_time()
+    for title, recordings in sets.items():
+        clips = [clip for clip, _ in recordings]
+        options = [TranscriptionOptions(name, clip.language or "en") for clip in clips]
+        texts = heard(model, [segments for _, segments in recordings], options)
+        scores[title] = total(score(clip.text, text, clip.language) for clip, text in zip(clips, texts, strict=True))
     return Trial(
         rule=rule,
-        floor=whisper.SHORTEST_WINDOW_FRAMES,
+        floor=model.shortest_window_frames,
         margin=whisper.WINDOW_MARGIN_FRAMES,
-        segments=sum(len(segments) for segments in recordings),
-        score=total(score(clip.text, text, clip.language) for clip, text in zip(clips, texts, strict=True)),
-        seconds=time.perf_counter() - begun,
+        segments=sum(len(segments) for recordings in sets.values() for _, segments in recordings),
+        scores=scores,
+        cpu_s=time.process_time() - begun,
     )
+
+
+SETS: dict[str, Callable[[SpeechSet], list[Clip]]] = {
+    "english": SpeechSet.english,
+    "long": lambda speech: [speech.long()],
+    "multilingual": SpeechSet.multilingual,
+}
 
 
 def main() -> None:
@@ -103,33 +116,36 @@ def main() -> None:
     )
     usual = CuttingRule()
     parser.add_argument("--model", default="tiny.en")
-    parser.add_argument("--set", choices=("long", "english"), default="long")
+    parser.add_argument("--set", choices=SETS, nargs="+", default=["long"])
     parser.add_argument("--pause", type=float, nargs="+", default=[usual.merge_pause_s], help="seconds")
     parser.add_argument("--longest", type=float, nargs="+", default=[usual.max_segment_s], help="seconds")
     parser.add_argument("--padding", type=float, nargs="+", default=[usual.padding_s], help="seconds")
-    parser.add_argument("--floor", type=int, nargs="+", default=[whisper.SHORTEST_WINDOW_FRAMES], help="10 ms frames")
+    parser.add_argument("--floor", type=int, nargs="+", help="10 ms frames; absent: the model's own")
     parser.add_argument("--margin", type=int, nargs="+", default=[whisper.WINDOW_MARGIN_FRAMES], help="10 ms frames")
-    parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
 
     speech = SpeechSet(speech_dir())
-    clips = [speech.long()] if asked.set == "long" else speech.english()
-    model = whisper.Whisper(
-        weights_folder(asked.model), device="cpu", device_index=0, compute_type="int8", threads=asked.threads
-    )
-    options = TranscriptionOptions(asked.model, "en")
+    chosen = {title: SETS[title](speech) for title in asked.set}
+    model = whisper.Whisper(weights_folder(asked.model), device="cpu", device_index=0, compute_type="int8", threads=1)
     trials: list[Trial] = []
     with tempfile.TemporaryDirectory() as folder:
-        paths = asyncio.run(decoded(clips, Path(folder)))
+        paths = {}
+        for title, clips in chosen.items():
+            (place := Path(folder) / title).mkdir()
+            paths[title] = asyncio.run(decoded(clips, place))
         for pause, longest, padding in itertools.product(asked.pause, asked.longest, asked.padding):
             rule = CuttingRule(merge_pause_s=pause, max_segment_s=longest, padding_s=padding)
-            recordings = asyncio.run(cut(paths, rule))
-            for floor, margin in itertools.product(asked.floor, asked.margin):
-                whisper.SHORTEST_WINDOW_FRAMES, whisper.WINDOW_MARGIN_FRAMES = floor, margin
-                trials.append(tried(model, clips, recordings, options, rule))
+            sets = {
+                title: list(zip(clips, asyncio.run(cut(paths[title], rule)), strict=True))
+                for title, clips in chosen.items()
+            }
+            for floor, margin in itertools.product(asked.floor or [model.shortest_window_frames], asked.margin):
+                model.shortest_window_frames, whisper.WINDOW_MARGIN_FRAMES = floor, margin
+                trials.append(tried(model, asked.model, sets, rule))
+                print(f"{floor}, {margin}: done", file=sys.stderr, flush=True)
     print(
         markdown(
-            ["pause, longest, padding", "floor, margin", "segments", "WER", "words written", "s"],
+            ["pause, longest, padding", "floor, margin", "segments", *asked.set, "all", "CPU s"],
             [trial.row() for trial in trials],
         )
     )

@@ -14,6 +14,7 @@ from downloads.fetch import Fetched, MediaKind
 from downloads.media import MediaStore
 from errors import NotReady
 from ffmpeg import FFmpeg
+from transcription import core
 from transcription.core import Transcript, TranscriptionOptions, TranscriptSegment, Word
 from transcription.models import ModelLibrary
 
@@ -27,13 +28,15 @@ class FakeTranscriber:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.runs: list[tuple[Path, TranscriptionOptions]] = []
+        self.callers: list[core.Caller] = []
         self.started = asyncio.Event()
         self.release = asyncio.Event()
         self.release.set()
         self.cancelled = False
 
-    async def run(self, source: Path, options: TranscriptionOptions) -> Transcript:
+    async def run(self, source: Path, options: TranscriptionOptions, caller: core.Caller) -> Transcript:
         self.runs.append((source, options))
+        self.callers.append(caller)
         self.started.set()
         try:
             await self.release.wait()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from pathlib import Path
 
 SAMPLE_RATE = 16_000
@@ -18,6 +18,14 @@ MAX_SEGMENT_S = 30.0
 class Task(StrEnum):
     TRANSCRIBE = "transcribe"
     TRANSLATE = "translate"
+
+
+class Priority(IntEnum):
+    """The class of a request: a lower number is served first."""
+
+    INTERACTIVE = 0
+    """Somebody waits for the answer."""
+    BATCH = 1
 
 
 class VoiceActivity(StrEnum):
@@ -86,6 +94,27 @@ class Segment:
     @property
     def duration_s(self) -> float:
         return self.samples / SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRequest:
+    """A segment, and how it is to be decoded."""
+
+    segment: Segment
+    options: TranscriptionOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose request it is, and how urgent: callers take turns."""
+
+    key: str = ""
+    """Which API key's, as a name that tells nothing of the key."""
+    priority: Priority = Priority.INTERACTIVE
+
+
+NOBODY = Caller()
+"""Who calls where nobody else does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The engine as the server sees it: a child process that holds the models and may die; no request dies with it."""
+"""One engine as the server sees it: a child process that holds the models and may die; no request dies with it."""
 
 from __future__ import annotations
 
@@ -8,25 +8,66 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 import structlog
 
 import telemetry
-from errors import EngineFailed, NotReady, WorkerCrashed
+from errors import EngineFailed, GpuOutOfMemory, NotReady, OutOfMemory, ServiceError, WorkerCrashed
 from transcription import protocol
-from transcription.core import Segment, TranscriptionOptions, TranscriptSegment
+from transcription.core import Segment, SegmentRequest, TranscriptSegment
 from transcription.protocol import Hello, Language
+from transcription.vitals import BEAT_S, Verdict, verdict
 
 log = structlog.get_logger(__name__)
 
 START_TIMEOUT_S = 60.0
-"""A call waits so long for a child to be there: a restart takes some seconds, a broken installation for ever."""
+"""Work waits so long for a child to be there: a restart takes some seconds, a broken installation for ever."""
+
+ANSWER_WITHIN_S = 300.0
+"""A batch takes no longer than this, its model's loading included, and twenty times its audio: else it is stuck."""
 
 RESPAWN_DELAYS_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Waits before the child is started again; the last one repeats. A child that said hello starts from the first."""
+
+NICENESS = 2
+"""The engine's, on a CPU: the server, and ffmpeg for a short clip, go before a long file's next batch."""
+
+PING = protocol.line({"id": 0, "op": "ping"})
+
+COMMAND = (sys.executable, "-m", "transcription.engine_child")
+
+ONE_THREAD_EACH = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "VECLIB_MAXIMUM_THREADS": "1"}
+"""Spectrograms are small: numpy's own threads wait for each other at the streams' expense (a fifth of the time)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Where a model's weights lie, and the memory that it takes once loaded."""
+
+    path: Path
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What an engine computes on, and with how much of it. The defaults are for a model alone on one core."""
+
+    device: str = "auto"
+    compute_type: str = "auto"
+    streams: int = 1
+    """Batches decoded at the same time, on weights held once."""
+    threads: int = 1
+    """Of one stream, on a CPU."""
+    models_bytes: int = 2**63
+    """Models are held side by side up to this size together."""
+    bound_bytes: int | None = None
+    """A process that takes more memory than this is replaced."""
 
 
 class Engine:
@@ -37,56 +78,81 @@ class Engine:
 
     def __init__(
         self,
-        weights: Callable[[str], Path],
+        weights: Callable[[str], Awaitable[Weights]],
         *,
         model: str,
-        device: str = "auto",
-        compute_type: str = "auto",
-        threads: int = 0,
+        placement: Placement | None = None,
+        model_ttl_s: float = 0.0,
         log_level: str = "info",
+        command: Sequence[str] = COMMAND,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*weights* finds (or fetches; it may block) a model's folder. *model* is loaded before the engine is ready."""
+        """*weights* finds (or fetches) a model's. *model* is loaded before the engine is ready.
+
+        Models unused for *model_ttl_s* are unloaded; 0: never.
+        """
         self._weights = weights
-        self._model = model
-        self._config = {
-            "device": device,
-            "compute_type": compute_type,
-            "threads": threads or available_cores(),
-            "log_level": log_level,
-        }
+        self._first_model: str | None = model
+        self._placement = placement or Placement()
+        self._model_ttl_s = model_ttl_s
+        self._log_level = log_level
+        self._command = command
+        self._clock = clock
         self._ids = itertools.count(1)
         self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._child: asyncio.subprocess.Process | None = None
         self._hello: Hello | None = None
+        self._unheard_since: float | None = None
+        """When it was asked for the sign of life that it still owes."""
         self._loaded: list[str] = []
+        self._used_at: dict[str, float] = {}
         self._up = asyncio.Event()
-        self._ready = False
+        self._warm = False
         self._failure: str | None = None
         self._keeper: asyncio.Task[None] | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether the child lives and has loaded its first model."""
-        return self._ready
+        """Whether the child lives, can be heard and has loaded its first model."""
+        return self._warm and self.up
+
+    @property
+    def up(self) -> bool:
+        """Whether it takes work."""
+        return self._up.is_set()
+
+    @property
+    def streams(self) -> int:
+        return self._placement.streams
 
     @property
     def device(self) -> str:
-        return self._hello.device if self._hello else str(self._config["device"])
+        return self._hello.device if self._hello else self._placement.device
 
     @property
     def compute_type(self) -> str:
-        return self._hello.compute_type if self._hello else str(self._config["compute_type"])
+        return self._hello.compute_type if self._hello else self._placement.compute_type
 
     @property
     def pid(self) -> int | None:
         return self._child.pid if self._child else None
+
+    @property
+    def calls(self) -> int:
+        """Calls under way."""
+        return len(self._calls)
+
+    @property
+    def failure(self) -> str | None:
+        """Why it is not ready, where that is known."""
+        return self._failure
 
     def loaded(self) -> list[str]:
         """Names of the models in memory, least recently used first."""
         return list(self._loaded)
 
     def __repr__(self) -> str:
-        return f"<Engine pid={self.pid} ready={self._ready} loaded={self._loaded} calls={len(self._calls)}>"
+        return f"<Engine pid={self.pid} ready={self.ready} loaded={self._loaded} calls={len(self._calls)}>"
 
     async def __aenter__(self) -> Self:
         self._keeper = asyncio.create_task(self._keep_alive(), name="engine")
@@ -98,60 +164,76 @@ class Engine:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
 
-    async def transcribe(
-        self, segments: Sequence[Segment], options: TranscriptionOptions, *, request_ids: Sequence[str] = ()
-    ) -> list[TranscriptSegment]:
-        """One result a segment; the child's log lines bear *request_ids*.
+    async def wait_until_up(self) -> None:
+        """Return as soon as the engine takes work. Raises NotReady after START_TIMEOUT_S."""
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                while not self.up:
+                    await self._up.wait()
+        except TimeoutError:
+            raise NotReady(self._failure) from None
 
-        Raises WorkerCrashed when the child dies meanwhile, EngineFailed on its errors.
+    async def transcribe(
+        self, requests: Sequence[SegmentRequest], *, request_ids: Sequence[str] = ()
+    ) -> list[TranscriptSegment | ServiceError]:
+        """One result or error a request, which have the same model; the child's log lines bear *request_ids*.
+
+        Raises WorkerCrashed when the child dies meanwhile, OutOfMemory when so many do not fit, EngineFailed.
         """
-        reply = await self._call(
-            "transcribe",
-            options.model,
-            segments=[protocol.plain(segment) for segment in segments],
-            options=protocol.plain(options),
-            request_id=" ".join(request_ids) or None,
-        )
-        return [protocol.result_from(data) for data in reply["results"]]
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S + ANSWER_WITHIN_S + 20 * audio_s(requests)):
+                reply = await self._call(
+                    "transcribe",
+                    requests[0].options.model,
+                    requests=[protocol.plain(request) for request in requests],
+                    request_id=" ".join(request_ids) or None,
+                )
+        except TimeoutError:
+            log.error("a batch takes for ever: the engine's process is replaced", pid=self.pid)
+            self._kill()
+            raise WorkerCrashed() from None
+        return [EngineFailed() if "error" in data else protocol.result_from(data) for data in reply["results"]]
 
     async def detect_language(self, segments: Sequence[Segment], model: str) -> Language:
         """The language of the speech in *segments*. Raises as `transcribe` does."""
         reply = await self._call("detect_language", model, segments=[protocol.plain(segment) for segment in segments])
         return Language(**reply["language"])
 
-    async def find_weights(self, model: str) -> None:
-        """Have *model* on disk, fetched where it must be. Raises ModelUnavailable, UnknownModel."""
-        await asyncio.to_thread(self._weights, model)
-
     async def load(self, model: str) -> None:
         """Bring *model* into memory. Raises ModelUnavailable, or as `transcribe` does."""
         await self._call("load", model)
 
     async def _call(self, op: str, model: str, **content: Any) -> dict[str, Any]:
-        path = await asyncio.to_thread(self._weights, model)
-        try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                await self._up.wait()
-        except TimeoutError:
-            raise NotReady(self._failure) from None
+        weights = await self._weights(model)
+        await self.wait_until_up()
+        call = {"op": op, "model": model, "path": str(weights.path), "bytes": weights.bytes}
+        self._used_at[model] = self._clock()
+        reply = await self._send(call | {"request_id": telemetry.current_request_id()} | content)
+        self._used_at[model] = self._clock()
+        if reply.get("out_of_memory"):
+            raise GpuOutOfMemory() if self.device == "cuda" else OutOfMemory()
+        if "error" in reply:
+            log.error("the engine failed", op=op, model=model)
+            raise EngineFailed()
+        return reply
+
+    async def _send(self, call: dict[str, Any]) -> dict[str, Any]:
+        """The child's answer to *call*. Raises WorkerCrashed when it dies before."""
         assert self._child is not None
         assert self._child.stdin is not None
         number = next(self._ids)
-        call = {"id": number, "op": op, "model": model, "path": str(path), "request_id": telemetry.current_request_id()}
         answered = self._calls[number] = asyncio.get_running_loop().create_future()
         try:
-            self._child.stdin.write(protocol.line(call | content))
+            self._child.stdin.write(protocol.line({"id": number} | call))
             await self._child.stdin.drain()
             reply: dict[str, Any] = await answered
         except (BrokenPipeError, ConnectionResetError):
             raise WorkerCrashed() from None
         finally:
             self._calls.pop(number, None)
-        self._loaded = reply["models"]
-        if "error" in reply:
-            log.error("the engine failed", op=op, model=model, error=reply["error"])
-            raise EngineFailed()
         return reply
+
+    # --- the child's life ---------------------------------------------------------------------------------------
 
     async def _keep_alive(self) -> None:
         """Start the child, and again whenever it ends."""
@@ -159,72 +241,131 @@ class Engine:
         while True:
             await asyncio.sleep(RESPAWN_DELAYS_S[min(deaths, len(RESPAWN_DELAYS_S) - 1)])
             try:
-                if await self._run_child():
-                    deaths = 0
+                deaths = 0 if await self._run_child() else deaths + 1
             except Exception as error:
                 # NOTE: whatever it was, the next child may do better; without one every request would wait.
                 self._failure = f"The engine's process failed: {error}"
                 log.exception("engine failed")
-            deaths += 1
+                deaths += 1
 
     async def _run_child(self) -> bool:
         """One child's life, from start to end. Returns whether it ever said hello."""
-        child = self._child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "transcription.engine_child",
-            json.dumps(self._config),
+        child = self._child = await self._started()
+        self._unheard_since = None
+        nurses: list[asyncio.Task[None]] = []
+        try:
+            assert child.stdout is not None
+            async with asyncio.timeout(START_TIMEOUT_S):
+                hello = await child.stdout.readline()
+            if hello:
+                self._hello = Hello(**json.loads(hello))
+                self._up.set()
+                nurses = [asyncio.create_task(self._warm_up()), asyncio.create_task(self._watch(child))]
+            async for line in child.stdout:
+                self._unheard_since = None
+                answer = json.loads(line)
+                self._loaded = answer.get("models", self._loaded)
+                if (answered := self._calls.get(answer["id"])) and not answered.done():
+                    answered.set_result(answer)
+            log.error("the engine's process ended", pid=child.pid, returncode=await child.wait())
+        finally:
+            self._up.clear()
+            self._warm, self._loaded = False, []
+            for answered in self._calls.values():
+                if not answered.done():
+                    answered.set_exception(WorkerCrashed())
+            for nurse in nurses:
+                nurse.cancel()
+            if child.returncode is None:
+                child.kill()
+            await child.wait()
+        return bool(nurses)
+
+    async def _started(self) -> asyncio.subprocess.Process:
+        placement = self._placement
+        config = {
+            "parent": os.getpid(),
+            "device": placement.device,
+            "compute_type": placement.compute_type,
+            "streams": placement.streams,
+            "threads": placement.threads,
+            "models_bytes": placement.models_bytes,
+            "niceness": NICENESS,
+            "log_level": self._log_level,
+        }
+        return await asyncio.create_subprocess_exec(
+            *self._command,
+            json.dumps(config),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=protocol.MAX_LINE_BYTES,
             cwd=Path(__file__).parent.parent,
+            env=os.environ | ONE_THREAD_EACH,
         )
-        greeted = False
-        warming: asyncio.Task[None] | None = None
-        try:
-            assert child.stdout is not None
-            async for line in child.stdout:
-                message = json.loads(line)
-                if "id" not in message:
-                    greeted, self._hello = True, Hello(**message)
-                    self._up.set()
-                    warming = asyncio.create_task(self._warm_up())
-                elif (answered := self._calls.get(message["id"])) and not answered.done():
-                    answered.set_result(message)
-            log.error("the engine's process ended", returncode=await child.wait())
-        finally:
-            self._up.clear()
-            self._ready, self._loaded = False, []
-            for answered in self._calls.values():
-                if not answered.done():
-                    answered.set_exception(WorkerCrashed())
-            if warming:
-                warming.cancel()
-            if child.returncode is None:
-                child.kill()
-            await child.wait()
-        return greeted
 
     async def _warm_up(self) -> None:
-        try:
-            await self.load(self._model)
-        except WorkerCrashed:
-            return  # the next child warms up again
-        except Exception as error:
-            self._failure = str(error)
-            log.error("no model is ready", model=self._model, reason=self._failure)
+        if self._first_model is not None:
+            try:
+                await self.load(self._first_model)
+            except WorkerCrashed:
+                return  # the next child warms up again
+            except Exception as error:
+                self._failure = str(error)
+                log.error("no model is ready", model=self._first_model, reason=self._failure)
+                return
+        self._warm, self._failure = True, None
+        log.info("ready", pid=self.pid, model=self._first_model, device=self.device, compute_type=self.compute_type)
+
+    async def _watch(self, child: asyncio.subprocess.Process) -> None:
+        """Ask for a sign of life again and again; replace a child that gives none, or takes too much memory."""
+        assert child.stdin is not None
+        while True:
+            # NOTE: not drained: a child that is stopped reads nothing.
+            child.stdin.write(PING)
+            # Counted from here, not from its last answer: a server that was itself held up must not blame the child.
+            if self._unheard_since is None:
+                self._unheard_since = self._clock()
+            await asyncio.sleep(BEAT_S)
+            try:
+                rss_bytes = psutil.Process(child.pid).memory_info().rss
+            except psutil.NoSuchProcess:
+                return
+            unheard_s = 0.0 if self._unheard_since is None else self._clock() - self._unheard_since
+            found = verdict(unheard_s, rss_bytes, self._placement.bound_bytes)
+            if found is Verdict.WELL:
+                self._up.set()
+                self._unload_idle(child.stdin)
+                continue
+            self._up.clear()
+            if found in (Verdict.STUCK, Verdict.OVERGROWN) or (found is Verdict.FULL and not self._calls):
+                log.error("the engine's process is replaced", pid=child.pid, why=found.value, rss_mib=rss_bytes >> 20)
+                self._kill()
+
+    def _unload_idle(self, stdin: asyncio.StreamWriter) -> None:
+        """Unload what was not used for long. The last model goes with its process.
+
+        Unloading leaves some 100 MB in the process (libraries' caches and threads); a fresh one has none of it.
+        """
+        if not self._model_ttl_s:
             return
-        self._ready, self._failure = True, None
-        log.info("ready", model=self._model, device=self.device, compute_type=self.compute_type)
+        now = self._clock()
+        idle = [name for name in self._loaded if now - self._used_at.get(name, now) > self._model_ttl_s]
+        if idle and len(idle) == len(self._loaded) and not self._calls:
+            log.info("no model was used for long: a fresh process without one", pid=self.pid, models=idle)
+            self._first_model = None
+            self._kill()
+            return
+        for name in idle:
+            # NOTE: asked once, and not waited for: all streams may be busy. Who uses it meanwhile notes the time anew.
+            del self._used_at[name]
+            stdin.write(protocol.line({"id": 0, "op": "unload", "model": name}))
 
-    def check_ready(self) -> None:
-        """Raises NotReady, with the reason where it is known."""
-        if not self._ready:
-            raise NotReady(self._failure)
+    def _kill(self) -> None:
+        """End the child; the next one is started at once."""
+        self._up.clear()
+        if self._child and self._child.returncode is None:
+            self._child.kill()
 
 
-def available_cores() -> int:
-    """Cores this process may use: taskset and containers' cpusets counted in."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def audio_s(requests: Sequence[SegmentRequest]) -> float:
+    return sum(request.segment.duration_s for request in requests)

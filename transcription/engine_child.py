@@ -1,12 +1,13 @@
-"""The engine's process: holds the models and answers calls one after another.
+"""The engine's process: holds the models once and answers calls, as many at a time as it has streams.
 
 Started by `engine.py`, which alone talks to it, as `python -m transcription.engine_child CONFIG`. It ends when its
-stdin ends, so it never outlives the server.
+stdin ends or its parent dies, so it never outlives the server.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -15,6 +16,8 @@ import signal
 import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,40 +26,137 @@ import structlog
 
 import telemetry
 from transcription import protocol
+from transcription.core import SegmentRequest, TranscriptSegment
 from transcription.whisper import Whisper
 
 log = structlog.get_logger(__name__)
 
-MODELS_HELD = 2
-"""Models that lie side by side; the least recently used goes first."""
+OUT_OF_MEMORY = (
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "bad_alloc",
+    "failed to allocate memory",
+    "could not create a memory object",
+)
+"""What CTranslate2, and MKL and oneDNN beneath it, say when an allocation fails: there is no exception for it."""
+
+PR_SET_PDEATHSIG = 1
+"""prctl(2)."""
+
+Load = Callable[[Path], Whisper]
+
+
+@dataclass(slots=True)
+class _Held:
+    """A model in memory, or on its way there (*model* is None)."""
+
+    bytes: int
+    model: Whisper | None = None
+    users: int = 0
 
 
 class Models:
-    """The loaded models. Invariant: never more than MODELS_HELD; owned by the one thread that answers calls."""
+    """The loaded models, side by side while they fit. Any number of threads may use them.
 
-    def __init__(self, *, device: str, device_index: int, compute_type: str, threads: int) -> None:
-        self._placement: dict[str, Any] = {
-            "device": device,
-            "device_index": device_index,
-            "compute_type": compute_type,
-            "threads": threads,
-        }
-        self._loaded: OrderedDict[str, Whisper] = OrderedDict()
+    Invariant: no more than *budget_bytes* of models are held, but for a lone one; one that is in use stays.
+    """
+
+    def __init__(self, load: Load, budget_bytes: int) -> None:
+        self._load = load
+        self._budget_bytes = budget_bytes
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._changed = threading.Condition()
 
     @property
     def names(self) -> list[str]:
-        return list(self._loaded)
+        """Least recently used first."""
+        with self._changed:
+            return [name for name, held in self._held.items() if held.model]
 
-    def get(self, name: str, path: Path) -> Whisper:
-        """The model of that name, loaded from *path* where it is not yet."""
-        if name not in self._loaded:
-            while len(self._loaded) >= MODELS_HELD:
-                self._loaded.popitem(last=False)
-                gc.collect()
-            self._loaded[name] = Whisper(path, **self._placement)
-            log.info("model loaded", model=name, **self._placement)
-        self._loaded.move_to_end(name)
-        return self._loaded[name]
+    @contextlib.contextmanager
+    def using(self, name: str, path: Path, size_bytes: int) -> Iterator[Whisper]:
+        """The model of that name; loaded from *path* where it is not yet, once, however many ask for it."""
+        held, loads = self._claimed(name, size_bytes)
+        try:
+            if loads:
+                held.model = self._load(path)
+                log.info("model loaded", model=name)
+                with self._changed:
+                    self._changed.notify_all()
+            assert held.model
+            yield held.model
+        finally:
+            with self._changed:
+                held.users -= 1
+                if held.model is None:
+                    self._held.pop(name, None)
+                self._changed.notify_all()
+
+    def _claimed(self, name: str, size_bytes: int) -> tuple[_Held, bool]:
+        """The place of that model, with one user more, and whether that user is to load it."""
+        with self._changed:
+            while not ((held := self._held.get(name)) and held.model) and (held or not self._make_room(size_bytes)):
+                self._changed.wait()
+            loads = held is None
+            held = held or _Held(size_bytes)
+            held.users += 1
+            self._held[name] = held
+            self._held.move_to_end(name)
+            return held, loads
+
+    def _make_room(self, size_bytes: int) -> bool:
+        """Drop models that nobody uses, the least recently used first, until so much fits; whether it does."""
+        while self._held and sum(held.bytes for held in self._held.values()) + size_bytes > self._budget_bytes:
+            idle = next((name for name, held in self._held.items() if not held.users), None)
+            if idle is None:
+                return False
+            del self._held[idle]
+            log.info("model unloaded", model=idle, why="room for another")
+            give_memory_back()
+        return True
+
+    def unload(self, name: str) -> None:
+        """Drop the model of that name, unless it is in use."""
+        with self._changed:
+            if (held := self._held.get(name)) and not held.users:
+                del self._held[name]
+                log.info("model unloaded", model=name, why="idle")
+                del held
+                give_memory_back()
+                self._changed.notify_all()
+
+    def unload_idle(self) -> None:
+        """Drop every model that nobody uses."""
+        for name in self.names:
+            self.unload(name)
+
+
+def give_memory_back() -> None:
+    """Hand freed memory to the system: the C library keeps it for later otherwise."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def decoded(model: Whisper, requests: Sequence[SegmentRequest]) -> list[TranscriptSegment | str]:
+    """A result or an error for each request: one that fails does not take its neighbours along.
+
+    Raises what says that memory ran out: fewer at once may do.
+    """
+    try:
+        return [*model.transcribe(requests)]
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        log.exception("decoding failed", segments=len(requests))
+        if len(requests) == 1:
+            return [f"{type(error).__name__}: {error}"]
+    return [result for request in requests for result in decoded(model, [request])]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def answer(call: dict[str, Any], models: Models) -> dict[str, Any]:
@@ -64,19 +164,45 @@ def answer(call: dict[str, Any], models: Models) -> dict[str, Any]:
     request_id = call.get("request_id")
     with telemetry.request_bound(request_id) if request_id else contextlib.nullcontext():
         try:
-            model = models.get(call["model"], Path(call["path"]))
-            segments = [protocol.segment_from(data) for data in call.get("segments", ())]
-            reply: dict[str, Any] = {"models": models.names}
-            if call["op"] == "transcribe":
-                results = model.transcribe(segments, protocol.options_from(call["options"]))
-                reply["results"] = [protocol.plain(result) for result in results]
-                log.debug("batch decoded", model=call["model"], segments=len(segments))
-            elif call["op"] == "detect_language":
-                reply["language"] = protocol.plain(model.detect_language(segments))
-            return reply
+            return _done(call, models) | {"models": models.names}
         except Exception as error:
             log.exception("call failed", op=call.get("op"))
-            return {"error": f"{type(error).__name__}: {error}", "models": models.names}
+            out_of_memory = is_out_of_memory(error)
+        if out_of_memory:
+            models.unload_idle()
+        return {"error": "call failed, see the log", "out_of_memory": out_of_memory, "models": models.names}
+
+
+def _done(call: dict[str, Any], models: Models) -> dict[str, Any]:
+    if call["op"] == "unload":
+        models.unload(call["model"])
+        return {}
+    with models.using(call["model"], Path(call["path"]), call["bytes"]) as model:
+        before_s = model.busy_s
+        try:
+            if call["op"] == "transcribe":
+                requests = [protocol.request_from(data) for data in call["requests"]]
+                results = decoded(model, requests)
+                log.debug(
+                    "batch decoded",
+                    model=call["model"],
+                    segments=len(requests),
+                    busy_s=round(model.busy_s - before_s, 4),
+                    stream=threading.current_thread().name,
+                )
+                return {
+                    "results": [
+                        {"error": result} if isinstance(result, str) else protocol.plain(result) for result in results
+                    ]
+                }
+            if call["op"] == "detect_language":
+                segments = [protocol.segment_from(data) for data in call["segments"]]
+                return {"language": protocol.plain(model.detect_language(segments))}
+            return {}
+        except Exception as error:
+            if is_out_of_memory(error):
+                model.empty_cache()
+            raise
 
 
 def resolved(device: str, compute_type: str) -> tuple[str, int, str]:
@@ -89,31 +215,77 @@ def resolved(device: str, compute_type: str) -> tuple[str, int, str]:
     return kind, int(index or 0), compute_type
 
 
-def read_calls(stream: BinaryIO, calls: queue.SimpleQueue[dict[str, Any]]) -> None:
-    """Put each line of *stream* on the queue; when it ends the server is gone, and so is this process, at once."""
+class Answers:
+    """The way back to the server: one line at a time, from any thread."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def send(self, message: dict[str, Any]) -> None:
+        with self._lock:
+            self._stream.write(protocol.line(message))
+            self._stream.flush()
+
+
+def read_calls(stream: BinaryIO, calls: queue.SimpleQueue[dict[str, Any]], answers: Answers) -> None:
+    """Put each call on the queue; heartbeats are answered here, however busy the streams are.
+
+    When *stream* ends the server is gone, and so is this process, at once.
+    """
     for line in stream:
-        calls.put(json.loads(line))
+        call = json.loads(line)
+        if call["op"] == "ping":
+            answers.send({"id": call["id"]})
+        else:
+            calls.put(call)
     os._exit(0)
+
+
+def decode_calls(calls: queue.SimpleQueue[dict[str, Any]], answers: Answers, models: Models) -> None:
+    """One stream: answers calls one after another, for ever."""
+    while True:
+        call = calls.get()
+        answers.send({"id": call["id"]} | answer(call, models))
+
+
+def die_with(parent: int) -> None:
+    """Be killed when *parent* dies, even while stopped. Only Linux can do that; the end of stdin does the rest."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
 
 
 def main() -> None:
     config = json.loads(sys.argv[1])
+    die_with(config["parent"])
     telemetry.configure(config["log_level"], process="engine")
     # Ctrl-C in a terminal reaches the whole group: the server decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # NOTE: stdout belongs to the protocol; what libraries print goes to stderr.
-    answers = os.fdopen(os.dup(1), "wb")
+    answers = Answers(os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)
     device, index, compute_type = resolved(config["device"], config["compute_type"])
-    models = Models(device=device, device_index=index, compute_type=compute_type, threads=config["threads"])
+    if device == "cpu":
+        os.nice(config["niceness"])
+
+    def load(path: Path) -> Whisper:
+        return Whisper(
+            path,
+            device=device,
+            device_index=index,
+            compute_type=compute_type,
+            threads=config["threads"],
+            streams=config["streams"],
+        )
+
+    models = Models(load, config["models_bytes"])
     calls: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=read_calls, args=(sys.stdin.buffer, calls), daemon=True).start()
-    answers.write(protocol.line(protocol.plain(protocol.Hello(device, compute_type))))
-    answers.flush()
-    while True:
-        call = calls.get()
-        answers.write(protocol.line({"id": call["id"]} | answer(call, models)))
-        answers.flush()
+    answers.send(protocol.plain(protocol.Hello(device, compute_type)))
+    for number in range(config["streams"]):
+        threading.Thread(target=decode_calls, args=(calls, answers, models), name=f"{number}", daemon=True).start()
+    read_calls(sys.stdin.buffer, calls, answers)
 
 
 if __name__ == "__main__":

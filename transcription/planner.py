@@ -1,15 +1,36 @@
-"""Which segments are decoded next, together. Pure: no clock, no I/O; the scheduler does what it says."""
+"""Which segments are decoded next, together. Pure: no clock, no I/O; the scheduler does what it says.
+
+Turns are taken in audio-seconds on two levels, among callers and among the requests of one caller, as deficit round
+robin does: who has been served least comes next (docs/decisions/0004-turns.md).
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
 
-from transcription.core import Segment, TranscriptionOptions
+from transcription.core import (
+    NOBODY,
+    Caller,
+    Priority,
+    Segment,
+    SegmentRequest,
+    Task,
+    TranscriptionOptions,
+    VoiceActivity,
+)
 
-LENGTH_CLASSES_S = (9.0, 14.0, 19.0)
+LENGTH_CLASSES_S = (8.0, 13.0, 18.0)
 """Segments of like length share a batch: it is encoded over the window of its longest (`whisper.window_frames`)."""
+
+LOWER_CLASS_EVERY = 8
+"""Every so many batches the lowest priority class that waits comes first: put back, not starved."""
+
+Name = TypeVar("Name")
+Kind = tuple[TranscriptionOptions, int, tuple[int, int] | None]
+"""What the segments of one batch have in common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,77 +40,180 @@ class Pending:
     request: int
     segment: Segment
     options: TranscriptionOptions
+    caller: Caller = NOBODY
     name: str | None = None
     """The request's id, as it stands in the logs."""
     attempts: int = 0
 
-    def shares_batch_with(self, other: Pending) -> bool:
-        """A segment that a dying engine held is tried alone: should it be the cause, no other segment dies with it."""
-        return (
-            self.options == other.options
-            and self.attempts == other.attempts == 0
-            and length_class(self.segment) == length_class(other.segment)
-        )
+    @property
+    def asked(self) -> SegmentRequest:
+        return SegmentRequest(self.segment, self.options)
+
+    @property
+    def kind(self) -> Kind:
+        """Language and task may differ in a batch: each segment has a prompt of its own.
+
+        A segment that a dying engine held is of a kind of its own: should it be the cause, no other dies with it.
+        """
+        options = replace(self.options, language=None, task=Task.TRANSCRIBE, vad=VoiceActivity.SILERO)
+        return options, length_class(self.segment), (self.request, self.segment.index) if self.attempts else None
 
 
 def length_class(segment: Segment) -> int:
     return sum(segment.duration_s > limit for limit in LENGTH_CLASSES_S)
 
 
+class Turns(Generic[Name]):
+    """Who has been served how much, in audio-seconds; the least served comes next.
+
+    Who joins starts at the level that an even share would have reached, so that nobody gains by waiting or by coming
+    back, and a crowd of newcomers cannot hold up those who were there before. Source: weighted fair queueing's virtual
+    time (Demers, Keshav, Shenker 1989), with equal weights.
+    """
+
+    def __init__(self) -> None:
+        self._served_s: dict[Name, float] = {}
+        self._even_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Turns { ({name: round(s - self._even_s, 1) for name, s in self._served_s.items()}) }>"
+
+    def __iter__(self) -> Iterator[Name]:
+        """The least served first; among equals who came first."""
+        return iter(sorted(self._served_s, key=self._served_s.__getitem__))
+
+    def join(self, name: Name) -> None:
+        self._served_s.setdefault(name, self._even_s)
+
+    def leave(self, name: Name) -> None:
+        self._served_s.pop(name, None)
+
+    def charge(self, name: Name, seconds: float) -> None:
+        self._served_s[name] += seconds
+        self._even_s += seconds / len(self._served_s)
+
+
+@dataclass(slots=True)
+class _Line:
+    """What one request waits for, by kind; each in the order of the recording."""
+
+    caller: Caller
+    by_kind: dict[Kind, deque[Pending]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.by_kind.values()))
+
+    def oldest(self) -> Pending:
+        return min((line[0] for line in self.by_kind.values()), key=lambda pending: pending.segment.index)
+
+    def take(self, kind: Kind) -> Pending:
+        pending = self.by_kind[kind].popleft()
+        if not self.by_kind[kind]:
+            del self.by_kind[kind]
+        return pending
+
+
 class BatchPlanner:
     """Holds what waits and fills each batch from all requests in turn.
 
     Invariant: what was added is given out once, or dropped because its request was cancelled. The head of a batch is
-    the oldest segment of the request whose turn it is, so no request waits for more batches than there are requests.
+    the oldest segment of the request whose turn it is, so no request waits for ever, whatever the others ask for.
     """
 
-    def __init__(self, batch_size: int) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        batch_s: float = float("inf"),
+        smaller: Mapping[tuple[str, str], int] | None = None,
+    ) -> None:
+        """At most *batch_size* segments a batch, and no more than *batch_s* seconds of audio, but for a lone segment.
+
+        On a CPU a batch takes as long as its audio, and a short clip that comes in waits for it to end. *smaller*:
+        batch sizes by device and model, where the memory is known to be too small for *batch_size*.
+        """
         self._batch_size = batch_size
-        self._waiting: dict[int, deque[Pending]] = {}
-        """By request, in the order of their turns; empty ones are left out."""
+        self._batch_s = batch_s
+        self._smaller = dict(smaller or {})
+        self._lines: dict[int, _Line] = {}
+        self._turns: dict[Priority, Turns[str]] = {}
+        """Callers with something waiting, by class."""
+        self._requests: dict[Caller, Turns[int]] = {}
+        self._batches = 0
 
     def __len__(self) -> int:
-        return sum(len(line) for line in self._waiting.values())
+        return sum(map(len, self._lines.values()))
 
     def __repr__(self) -> str:
-        return f"<BatchPlanner { ({request: len(line) for request, line in self._waiting.items()}) }>"
+        return f"<BatchPlanner { ({request: len(line) for request, line in self._lines.items()}) }>"
 
     def add(self, pending: Pending) -> None:
-        self._waiting.setdefault(pending.request, deque()).append(pending)
+        self._line(pending).append(pending)
 
     def put_back(self, batch: Iterable[Pending]) -> None:
-        """Segments whose engine died come first in their requests' lines, one attempt older."""
+        """What was given out and not decoded comes first in its request's line again."""
         for pending in reversed(list(batch)):
-            self._waiting.setdefault(pending.request, deque()).appendleft(
-                replace(pending, attempts=pending.attempts + 1)
-            )
+            self._line(pending).appendleft(pending)
+
+    def _line(self, pending: Pending) -> deque[Pending]:
+        """Where *pending* belongs; its request and its caller wait from now on."""
+        caller = pending.caller
+        self._turns.setdefault(caller.priority, Turns()).join(caller.key)
+        self._requests.setdefault(caller, Turns()).join(pending.request)
+        return self._lines.setdefault(pending.request, _Line(caller)).by_kind.setdefault(pending.kind, deque())
+
+    def limit(self, device: str, model: str, batch_size: int) -> None:
+        """From now on no more than *batch_size* of *model*'s segments share a batch on *device*: more did not fit."""
+        self._smaller[device, model] = batch_size
 
     def cancel(self, request: int) -> None:
         """Forget what *request* waits for; what is being decoded already is not known here any more."""
-        self._waiting.pop(request, None)
+        if line := self._lines.pop(request, None):
+            self._leave(request, line.caller)
 
-    def next_batch(self) -> list[Pending]:
-        """Up to *batch_size* segments that may share a batch; empty when nothing waits."""
-        batch: list[Pending] = []
-        for request in list(self._waiting):
-            batch += self._take(request, batch, 1)
-        for request in list(self._waiting):
-            batch += self._take(request, batch, self._batch_size)
+    def next_batch(self, device: str = "") -> list[Pending]:
+        """Up to a batch of segments that may share one, for an engine on *device*; empty when nothing waits."""
+        if not self._lines:
+            return []
+        self._batches += 1
+        order = self._order()
+        head = self._take(order[0], self._lines[order[0]].oldest().kind)
+        batch, room_s = [head], self._batch_s - head.segment.duration_s
+        kind = head.kind
+        size = min(self._batch_size, self._smaller.get((device, head.options.model), self._batch_size))
+        while len(batch) < size:
+            # NOTE: asked anew for each segment: who was just served goes back in the order.
+            request = next((one for one in self._order() if kind in self._lines[one].by_kind), None)
+            if request is None or self._lines[request].by_kind[kind][0].segment.duration_s > room_s:
+                break
+            batch.append(self._take(request, kind))
+            room_s -= batch[-1].segment.duration_s
         return batch
 
-    def _take(self, request: int, batch: list[Pending], most: int) -> list[Pending]:
-        """Take the first segments of *request* that may share *batch*; it goes to the end of the turns if any was."""
-        line, room = self._waiting[request], min(most, self._batch_size - len(batch))
-        taken: list[Pending] = []
-        passed_over: list[Pending] = []
-        while line and len(taken) < room and not (taken and taken[0].attempts):
-            pending = line.popleft()
-            head = (batch or taken or [pending])[0]
-            fits = pending is head or pending.shares_batch_with(head)
-            (taken if fits else passed_over).append(pending)
-        line.extendleft(reversed(passed_over))
-        if taken:
-            del self._waiting[request]
-            if line:
-                self._waiting[request] = line
-        return taken
+    def _order(self) -> list[int]:
+        """Requests with something waiting, whose turn it is first: by class, by caller, by request."""
+        classes = sorted(self._turns, reverse=self._batches % LOWER_CLASS_EVERY == 0)
+        return [
+            request
+            for priority in classes
+            for key in self._turns[priority]
+            for request in self._requests[Caller(key, priority)]
+        ]
+
+    def _take(self, request: int, kind: Kind) -> Pending:
+        line = self._lines[request]
+        pending = line.take(kind)
+        seconds = pending.segment.duration_s
+        self._turns[line.caller.priority].charge(line.caller.key, seconds)
+        self._requests[line.caller].charge(request, seconds)
+        if not line:
+            del self._lines[request]
+            self._leave(request, line.caller)
+        return pending
+
+    def _leave(self, request: int, caller: Caller) -> None:
+        """*request* waits for nothing any more; nor, perhaps, does its caller."""
+        requests = self._requests[caller]
+        requests.leave(request)
+        if not any(True for _ in requests):
+            del self._requests[caller]
+            self._turns[caller.priority].leave(caller.key)

@@ -1,7 +1,7 @@
 """What the server and its engine process say to each other: one JSON object a line, over the child's stdin and stdout.
 
-Calls carry an `id` and get exactly one answer with that `id`; the child speaks first, once, to say what it is. Segments
-travel as (path, first sample, samples): their samples stay on disk.
+Calls carry an `id` and get exactly one answer with that `id`, in the order in which they are done; the child speaks
+first, once, to say what it is. Segments travel as (path, first sample, samples): their samples stay on disk.
 """
 
 from __future__ import annotations
@@ -11,7 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from transcription.core import Segment, Task, TranscriptionOptions, TranscriptSegment, VoiceActivity, Word
+from transcription.core import (
+    Segment,
+    SegmentRequest,
+    Task,
+    TranscriptionOptions,
+    TranscriptSegment,
+    VoiceActivity,
+    Word,
+)
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 """No line is longer: a batch's words take some hundred kilobytes."""
@@ -41,6 +49,10 @@ def segment_from(data: dict[str, Any]) -> Segment:
     return Segment(Path(data["path"]), data["first_sample"], data["samples"], data["index"])
 
 
+def request_from(data: dict[str, Any]) -> SegmentRequest:
+    return SegmentRequest(segment_from(data["segment"]), options_from(data["options"]))
+
+
 def options_from(data: dict[str, Any]) -> TranscriptionOptions:
     return TranscriptionOptions(**data | {"task": Task(data["task"]), "vad": VoiceActivity(data["vad"])})
 
@@ -50,5 +62,5 @@ def result_from(data: dict[str, Any]) -> TranscriptSegment:
     return TranscriptSegment(**data | {"words": None if words is None else tuple(Word(**word) for word in words)})
 
 
-def plain(value: Segment | TranscriptionOptions | TranscriptSegment | Language | Hello) -> dict[str, Any]:
+def plain(value: Segment | SegmentRequest | TranscriptSegment | Language | Hello) -> dict[str, Any]:
     return asdict(value)

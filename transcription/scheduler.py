@@ -5,34 +5,52 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol, Self
 
 import structlog
 
 import telemetry
-from errors import ServiceError, WorkerCrashed
-from transcription.core import Segment, TranscriptionOptions, TranscriptSegment
+from errors import NotReady, OutOfMemory, ServiceError, WorkerCrashed
+from transcription.core import NOBODY, Caller, Segment, SegmentRequest, TranscriptionOptions, TranscriptSegment
 from transcription.planner import BatchPlanner, Pending
+from transcription.replicas import MAX_ATTEMPTS
 
 log = structlog.get_logger(__name__)
 
-MAX_ATTEMPTS = 3
-"""Engines that may die with a segment before its request is given up."""
+LOOK_AHEAD = 64
+"""Segments of one request that may be found and not yet handed over: enough to fill batches for minutes, and no more,
+so that a ten-hour recording takes no more memory than a short one."""
 
 
 class Decoder(Protocol):
     """What the scheduler needs of an engine."""
 
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def streams(self) -> int:
+        """Batches that it decodes at the same time."""
+
+    @property
+    def up(self) -> bool:
+        """Whether it takes work."""
+
+    async def wait_until_up(self) -> None:
+        """Raises NotReady where that takes too long."""
+
     async def transcribe(
-        self, segments: Sequence[Segment], options: TranscriptionOptions, *, request_ids: Sequence[str] = ()
-    ) -> list[TranscriptSegment]: ...
+        self, requests: Sequence[SegmentRequest], *, request_ids: Sequence[str] = ()
+    ) -> list[TranscriptSegment | ServiceError]: ...
 
 
 class _Request:
     """One caller's segments: how many were handed in, and the results that wait for their turn."""
 
     def __init__(self) -> None:
+        self.room = asyncio.Semaphore(LOOK_AHEAD)
         self.submitted = 0
         self.all_submitted = False
         self.results: dict[int, TranscriptSegment] = {}
@@ -45,41 +63,45 @@ class _Request:
 
 
 class SegmentScheduler:
-    """Feeds one engine with batches from all requests. Lives on one event loop; use as an async context manager."""
+    """Feeds all streams of all engines with batches from all requests. Lives on one event loop; a context manager."""
 
-    def __init__(self, engine: Decoder, *, batch_size: int) -> None:
-        self._engine = engine
-        self._planner = BatchPlanner(batch_size)
+    def __init__(self, engines: Sequence[Decoder], planner: BatchPlanner) -> None:
+        self._engines = engines
+        self._planner = planner
         self._requests: dict[int, _Request] = {}
         self._numbers = itertools.count()
         self._work = asyncio.Event()
-        self._loop: asyncio.Task[None] | None = None
+        self._streams: list[asyncio.Task[None]] = []
 
     def __repr__(self) -> str:
         return f"<SegmentScheduler requests={len(self._requests)} waiting={len(self._planner)}>"
 
     async def __aenter__(self) -> Self:
-        self._loop = asyncio.create_task(self._decode_batches(), name="scheduler")
+        self._streams = [
+            asyncio.create_task(self._decode_batches(engine), name="scheduler")
+            for engine in self._engines
+            for _ in range(engine.streams)
+        ]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._loop:
-            self._loop.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._loop
+        for stream in self._streams:
+            stream.cancel()
+        await asyncio.gather(*self._streams, return_exceptions=True)
 
     async def submit(
-        self, segments: AsyncIterator[Segment], options: TranscriptionOptions
+        self, segments: AsyncIterator[Segment], options: TranscriptionOptions, caller: Caller = NOBODY
     ) -> AsyncGenerator[TranscriptSegment]:
         """Results in the order of *segments*, each as soon as it and those before it are done.
 
-        *segments* are numbered 0, 1, 2 … Close the iterator to cancel: nothing of the request is decoded after the
-        batch under way. Raises WorkerCrashed when a segment was lost with MAX_ATTEMPTS engines, or what the engine
-        raises.
+        *segments* are numbered 0, 1, 2 … and asked for LOOK_AHEAD of them ahead of the results that were taken. Close
+        the iterator to cancel: nothing of the request is decoded after the batches under way. Raises WorkerCrashed
+        when a segment was lost with MAX_ATTEMPTS engines, OutOfMemory where not even one fits, NotReady where no
+        engine comes up, or what the engine raises.
         """
         number, request = next(self._numbers), _Request()
         self._requests[number] = request
-        feeder = asyncio.create_task(self._feed(number, request, segments, options))
+        feeder = asyncio.create_task(self._feed(number, request, segments, options, caller))
         try:
             done = 0
             while not (request.all_submitted and done == request.submitted):
@@ -87,6 +109,7 @@ class SegmentScheduler:
                 request.changed.clear()
                 while done in request.results:
                     yield request.results.pop(done)
+                    request.room.release()
                     done += 1
                 if request.failure:
                     raise request.failure
@@ -98,52 +121,93 @@ class SegmentScheduler:
             self._planner.cancel(number)
 
     async def _feed(
-        self, number: int, request: _Request, segments: AsyncIterator[Segment], options: TranscriptionOptions
+        self,
+        number: int,
+        request: _Request,
+        segments: AsyncIterator[Segment],
+        options: TranscriptionOptions,
+        caller: Caller,
     ) -> None:
         name = telemetry.current_request_id()
         try:
             async for segment in segments:
+                if request.failure:
+                    return
                 request.submitted += 1
-                self._planner.add(Pending(number, segment, options, name))
+                self._planner.add(Pending(number, segment, options, caller, name))
                 self._work.set()
+                await request.room.acquire()
             request.all_submitted = True
             request.changed.set()
         except Exception as error:
             request.fail(error)
 
-    async def _decode_batches(self) -> None:
+    async def _decode_batches(self, engine: Decoder) -> None:
+        """One stream of *engine*: a batch after another, for ever."""
         while True:
             await self._work.wait()
-            batch = self._planner.next_batch()
-            if not batch:
-                self._work.clear()
-                continue
             try:
-                names = sorted({pending.name for pending in batch if pending.name})
-                results = await self._engine.transcribe(
-                    [pending.segment for pending in batch], batch[0].options, request_ids=names
-                )
-            except WorkerCrashed as error:
-                self._try_again(batch, error)
-            except Exception as error:
-                # NOTE: whatever it was, those who wait must hear of it; a lost exception would let them wait for ever.
-                if not isinstance(error, ServiceError):
-                    log.exception("batch failed")
-                for pending in batch:
-                    if request := self._requests.get(pending.request):
-                        request.fail(error)
+                await engine.wait_until_up()
+            except NotReady as error:
+                if not any(other.up for other in self._engines):
+                    self._fail(self._requests, error)
+                continue
+            batch = self._planner.next_batch(engine.device)
+            if batch:
+                await self._decode(engine, batch)
             else:
-                for pending, result in zip(batch, results, strict=True):
-                    if request := self._requests.get(pending.request):
+                self._work.clear()
+
+    async def _decode(self, engine: Decoder, batch: list[Pending]) -> None:
+        """Have *batch* decoded; each of its segments ends with its result, in the planner again, or with an error."""
+        names = sorted({pending.name for pending in batch if pending.name})
+        try:
+            results = await engine.transcribe([pending.asked for pending in batch], request_ids=names)
+        except WorkerCrashed as error:
+            self._try_again(batch, error)
+        except OutOfMemory as error:
+            self._try_fewer(batch, error, engine.device)
+        except Exception as error:
+            # NOTE: whatever it was, those who wait must hear of it; a lost exception would let them wait for ever.
+            if not isinstance(error, ServiceError):
+                log.exception("batch failed")
+            self._fail((pending.request for pending in batch), error)
+        else:
+            for pending, result in zip(batch, results, strict=True):
+                if request := self._requests.get(pending.request):
+                    if isinstance(result, ServiceError):
+                        request.fail(result)
+                    else:
                         request.results[pending.segment.index] = result
                         request.changed.set()
 
+    def _fail(self, numbers: Iterable[int], error: Exception) -> None:
+        for number in list(numbers):
+            if request := self._requests.get(number):
+                self._planner.cancel(number)
+                request.fail(error)
+
     def _try_again(self, batch: list[Pending], error: WorkerCrashed) -> None:
         """The engine died with *batch*: what was tried often enough fails its request, the rest goes back."""
-        live = [pending for pending in batch if pending.request in self._requests]
-        spent = {pending.request for pending in live if pending.attempts + 1 >= MAX_ATTEMPTS}
-        for number in spent:
-            self._planner.cancel(number)
-            self._requests[number].fail(error)
-        self._planner.put_back(pending for pending in live if pending.request not in spent)
+        spent = {pending.request for pending in batch if pending.attempts + 1 >= MAX_ATTEMPTS}
+        self._fail(spent, error)
+        self._put_back(replace(pending, attempts=pending.attempts + 1) for pending in batch)
         log.warning("engine died with a batch", segments=len(batch), requests_failed=len(spent))
+
+    def _try_fewer(self, batch: list[Pending], error: OutOfMemory, device: str) -> None:
+        """*batch* did not fit into the device's memory: half as many from now on; one alone fails its request."""
+        if len(batch) == 1:
+            self._fail([batch[0].request], error)
+        else:
+            self._planner.limit(device, batch[0].options.model, len(batch) // 2)
+            self._put_back(batch)
+        log.warning("out of memory", segments=len(batch), device=device)
+
+    def _put_back(self, batch: Iterable[Pending]) -> None:
+        """Back to the planner with what somebody still waits for."""
+        self._planner.put_back([pending for pending in batch if self._waits(pending.request)])
+        self._work.set()
+
+    def _waits(self, number: int) -> bool:
+        request = self._requests.get(number)
+        return request is not None and request.failure is None

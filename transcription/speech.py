@@ -1,26 +1,28 @@
 """Where somebody speaks, and how the recording is cut there: voice activity over PCM, in windows.
 
-Everything is a chain of generators over frames of 32 ms: probabilities -> spans of speech -> merged spans -> segments.
-The first segment is out after the first pause, and a ten-hour recording costs no more memory than a short one.
+The probability of speech in each frame of 32 ms -> spans of speech (`SpeechFinder`) -> spans joined over short pauses
+(`Joiner`) -> segments (`SpeechCutter`), each out as soon as nothing that follows can change it. So the first one leaves
+while the recording is still being decoded, and a ten-hour recording costs no more memory than a short one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
-from collections.abc import AsyncGenerator, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Iterable
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
 from errors import EngineFailed, VoiceActivityUnavailable
-from transcription.core import BYTES_PER_SAMPLE, MAX_SEGMENT_S, SAMPLE_RATE, Segment, VoiceActivity
+from transcription.core import MAX_SEGMENT_S, SAMPLE_RATE, Segment, VoiceActivity
+from transcription.pcm import ALL, GrowingPcm, Samples
 
 FRAME_SAMPLES = 512
 """Silero's frame at 16 kHz: 32 ms."""
@@ -28,13 +30,16 @@ FRAME_SAMPLES = 512
 CONTEXT_SAMPLES = 64
 """Samples of the frame before that Silero sees in front of each frame."""
 
-WINDOW_FRAMES = 250
-"""Frames per run of the network: 8 s, so that memory stays low and flat and the first segment comes early."""
+WINDOW_SAMPLES = 250 * FRAME_SAMPLES
+"""Samples per run of the network: 8 s, so that memory stays low and flat and the first segment comes early."""
 
 QUIET_STEP_SAMPLES = 1_600
 """Where speech must be cut without a pause, the quietest 100 ms are looked for."""
 
-Samples = npt.NDArray[np.int16]
+Visit = Callable[[], contextlib.AbstractContextManager[None]]
+"""Makes a context to work in, such as one that takes the time."""
+
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,83 +66,110 @@ class CuttingRule:
     max_segment_s: float = MAX_SEGMENT_S
 
 
-def spans(probabilities: Iterable[float], rule: CuttingRule, total_samples: int) -> Iterator[Span]:
+class SpeechFinder:
     """Stretches of speech, in order, from the probability of speech in each frame of FRAME_SAMPLES."""
-    min_pause = int(rule.min_pause_s * SAMPLE_RATE)
-    min_speech = int(rule.min_speech_s * SAMPLE_RATE)
-    start: int | None = None
-    pause: int | None = None
-    for frame, probability in enumerate(probabilities):
-        at = frame * FRAME_SAMPLES
-        if probability >= rule.speech_above:
-            pause = None
-            if start is None:
-                start = at
-        elif start is not None and (probability < rule.silence_below or pause is not None):
-            if pause is None:
-                pause = at
-            if at + FRAME_SAMPLES - pause >= min_pause:
-                if pause - start >= min_speech:
-                    yield Span(start, pause)
-                start = pause = None
-    if start is not None and total_samples - start >= min_speech:
-        yield Span(start, total_samples)
+
+    def __init__(self, rule: CuttingRule) -> None:
+        self._rule = rule
+        self._min_pause = int(rule.min_pause_s * SAMPLE_RATE)
+        self._min_speech = int(rule.min_speech_s * SAMPLE_RATE)
+        self._at = 0
+        self._start: int | None = None
+        self._pause: int | None = None
+
+    @property
+    def next_from(self) -> int:
+        """The sample before which no speech begins that is still to be told."""
+        return self._at if self._start is None else self._start
+
+    def add(self, probabilities: Iterable[float]) -> list[Span]:
+        """The speech that the next frames bring to an end."""
+        return [span for probability in probabilities if (span := self._ended_by(probability))]
+
+    def end(self, total_samples: int) -> list[Span]:
+        """What is left when the recording is over: speech under way lasts to its end."""
+        if self._start is None or total_samples - self._start < self._min_speech:
+            return []
+        return [Span(self._start, total_samples)]
+
+    def _ended_by(self, probability: float) -> Span | None:
+        at, self._at = self._at, self._at + FRAME_SAMPLES
+        if probability >= self._rule.speech_above:
+            self._pause = None
+            if self._start is None:
+                self._start = at
+        elif self._start is not None and (probability < self._rule.silence_below or self._pause is not None):
+            if self._pause is None:
+                self._pause = at
+            if self._at - self._pause >= self._min_pause:
+                span = Span(self._start, self._pause)
+                self._start = self._pause = None
+                return span if span.end - span.start >= self._min_speech else None
+        return None
 
 
-def merged(speech: Iterable[Span], rule: CuttingRule) -> Iterator[Span]:
-    """Join neighbours over short pauses while the whole, with its padding, fits into one segment."""
-    longest = int((rule.max_segment_s - 2 * rule.padding_s) * SAMPLE_RATE)
-    widest_pause = int(rule.merge_pause_s * SAMPLE_RATE)
-    current: Span | None = None
-    for span in speech:
-        if current and span.start - current.end <= widest_pause and span.end - current.start <= longest:
-            current = Span(current.start, span.end)
-        else:
-            if current:
-                yield current
-            current = span
-    if current:
-        yield current
+class Joiner:
+    """Joins speech over short pauses while the whole, padded, fits into one segment; and pads it.
+
+    Padding goes to the middle of a pause at most, so that no two stretches overlap.
+    """
+
+    def __init__(self, rule: CuttingRule) -> None:
+        self._padding = int(rule.padding_s * SAMPLE_RATE)
+        self._longest = int((rule.max_segment_s - 2 * rule.padding_s) * SAMPLE_RATE)
+        self._widest_pause = int(rule.merge_pause_s * SAMPLE_RATE)
+        self._final_pause = max(self._widest_pause, 2 * self._padding)
+        """After a longer one, neither the stretch before nor its padding depends on what follows."""
+        self._floor = 0
+        self._current: Span | None = None
+
+    def add(self, speech: Iterable[Span], next_from: int) -> list[Span]:
+        """The stretches that nothing changes any more: after *speech*, the next begins at *next_from* or later."""
+        complete = []
+        for span in speech:
+            current = self._current
+            if current is None:
+                self._current = span
+            elif span.start - current.end <= self._widest_pause and span.end - current.start <= self._longest:
+                self._current = Span(current.start, span.end)
+            else:
+                middle = (current.end + span.start) // 2
+                complete.append(self._padded(current, middle))
+                self._floor, self._current = middle, span
+        if self._current and next_from - self._current.end > self._final_pause:
+            complete.append(self._padded(self._current, next_from))
+            self._current = None
+        return complete
+
+    def end(self, total_samples: int) -> list[Span]:
+        """The stretch that is left when the recording is over."""
+        return [self._padded(self._current, total_samples)] if self._current else []
+
+    def _padded(self, span: Span, ceiling: int) -> Span:
+        return Span(max(self._floor, span.start - self._padding), min(ceiling, span.end + self._padding))
 
 
-def padded(speech: Iterable[Span], rule: CuttingRule, total_samples: int) -> Iterator[Span]:
-    """Widen each span by the padding, to the middle of a pause at most, so that no two overlap."""
-    padding = int(rule.padding_s * SAMPLE_RATE)
-    floor = 0
-    current: Span | None = None
-    for span in speech:
-        if current:
-            middle = (current.end + span.start) // 2
-            yield Span(max(floor, current.start - padding), min(middle, current.end + padding))
-            floor = middle
-        current = span
-    if current:
-        yield Span(max(floor, current.start - padding), min(total_samples, current.end + padding))
+def quietest(pcm: Samples) -> int:
+    """The middle of the quietest 100 ms of *pcm*."""
+    steps = pcm[: len(pcm) // QUIET_STEP_SAMPLES * QUIET_STEP_SAMPLES].astype(np.float32)
+    loudness = np.square(steps.reshape(-1, QUIET_STEP_SAMPLES)).mean(axis=1)
+    return int(np.argmin(loudness)) * QUIET_STEP_SAMPLES + QUIET_STEP_SAMPLES // 2
 
 
-def bounded(speech: Iterable[Span], pcm: Samples, rule: CuttingRule) -> Iterator[Span]:
-    """Cut what is longer than a segment may be at the quietest 100 ms in the second half of each segment."""
-    longest = int(rule.max_segment_s * SAMPLE_RATE)
-    for span in speech:
-        start = span.start
-        while span.end - start > longest:
-            cut = quietest(pcm, start + longest // 2, start + longest)
-            yield Span(start, cut)
-            start = cut
-        yield Span(start, span.end)
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the network keeps of a recording from one window to the next."""
 
-
-def quietest(pcm: Samples, first: int, last: int) -> int:
-    """The middle of the quietest 100 ms of *pcm* between the samples *first* and *last*."""
-    window = pcm[first:last].astype(np.float32)
-    steps = window[: len(window) // QUIET_STEP_SAMPLES * QUIET_STEP_SAMPLES].reshape(-1, QUIET_STEP_SAMPLES)
-    return first + int(np.argmin(np.square(steps).mean(axis=1))) * QUIET_STEP_SAMPLES + QUIET_STEP_SAMPLES // 2
+    state_h: Floats = field(default_factory=lambda: np.zeros((1, 1, 128), np.float32))
+    state_c: Floats = field(default_factory=lambda: np.zeros((1, 1, 128), np.float32))
+    context: Floats = field(default_factory=lambda: np.zeros(CONTEXT_SAMPLES, np.float32))
+    """The last of the sound."""
 
 
 class Silero:
     """Silero's voice activity network (v6, ONNX), the file that lies in the faster-whisper wheel.
 
-    Holds no state of a recording: many may be read at once. Torch is not needed.
+    Holds no state of a recording: many may be heard at once. Torch is not needed.
     """
 
     def __init__(self) -> None:
@@ -149,23 +181,20 @@ class Silero:
             str(silero_file()), sess_options=options, providers=["CPUExecutionProvider"]
         )
 
-    def probabilities(self, pcm: Samples) -> Iterator[float]:
-        """The probability of speech in each frame of *pcm*, the last one filled up with silence."""
-        state_h = np.zeros((1, 1, 128), np.float32)
-        state_c = np.zeros((1, 1, 128), np.float32)
-        context = np.zeros(CONTEXT_SAMPLES, np.float32)
-        window = WINDOW_FRAMES * FRAME_SAMPLES
-        for first in range(0, len(pcm), window):
-            samples = pcm[first : first + window].astype(np.float32) / np.float32(32_768)
-            samples = np.pad(samples, (0, -len(samples) % FRAME_SAMPLES))
-            frames = np.lib.stride_tricks.sliding_window_view(
-                np.concatenate((context, samples)), CONTEXT_SAMPLES + FRAME_SAMPLES
-            )[::FRAME_SAMPLES]
-            speech, state_h, state_c = self._session.run(
-                None, {"input": np.ascontiguousarray(frames), "h": state_h, "c": state_c}
-            )
-            context = samples[-CONTEXT_SAMPLES:]
-            yield from np.ravel(speech).tolist()
+    def hear(self, window: Samples, memory: Memory) -> tuple[list[float], Memory]:
+        """The probability of speech in each frame of *window*, and what is to be known before the next window.
+
+        A window is whole frames; only the recording's last one need not be, and is filled up with silence.
+        """
+        sound = window.astype(np.float32) / np.float32(32_768)
+        sound = np.pad(sound, (0, -len(sound) % FRAME_SAMPLES))
+        frames = np.lib.stride_tricks.sliding_window_view(
+            np.concatenate((memory.context, sound)), CONTEXT_SAMPLES + FRAME_SAMPLES
+        )[::FRAME_SAMPLES]
+        speech, state_h, state_c = self._session.run(
+            None, {"input": np.ascontiguousarray(frames), "h": memory.state_h, "c": memory.state_c}
+        )
+        return np.ravel(speech).tolist(), Memory(state_h, state_c, sound[-CONTEXT_SAMPLES:])
 
 
 def silero_file() -> Path:
@@ -179,37 +208,65 @@ def silero_file() -> Path:
 class SpeechCutter:
     """Cuts recordings into segments where nobody speaks."""
 
-    def __init__(self, rule: CuttingRule | None = None) -> None:
+    def __init__(self, rule: CuttingRule | None = None, silero: Silero | None = None) -> None:
+        """*silero*: None loads the network when it is first needed."""
         self._rule = rule or CuttingRule()
-        self._silero: Silero | None = None
+        self._silero = silero
 
-    async def segments(self, path: Path, vad: VoiceActivity) -> AsyncGenerator[Segment]:
-        """The segments of the PCM at *path*, in order, as they are found. Raises VoiceActivityUnavailable."""
-        samples = path.stat().st_size // BYTES_PER_SAMPLE  # noqa: ASYNC240 - one stat, no wait
-        if samples == 0:
+    async def segments(
+        self, pcm: GrowingPcm, vad: VoiceActivity, *, at_work: Visit = contextlib.nullcontext
+    ) -> AsyncGenerator[Segment]:
+        """The segments of *pcm*, in order, as they are found; no further than they are asked for.
+
+        *at_work* is entered for as long as work is done, which waiting for *pcm* is not. Raises
+        VoiceActivityUnavailable, and what the writing of *pcm* raises.
+        """
+        index = 0
+        async with contextlib.aclosing(self._stretches(pcm, vad, at_work)) as stretches:
+            async for left in stretches:
+                while (end := await self._segment_end(pcm, left, at_work)) > left.start:
+                    yield Segment(path=pcm.path, first_sample=left.start, samples=end - left.start, index=index)
+                    left, index = Span(end, left.end), index + 1
+
+    async def _stretches(self, pcm: GrowingPcm, vad: VoiceActivity, at_work: Visit) -> AsyncGenerator[Span]:
+        """What is to be transcribed, in stretches of any length."""
+        if vad is VoiceActivity.NONE:
+            yield Span(0, ALL)
             return
-        pcm = cast(Samples, np.memmap(path, np.int16, "r", shape=(samples,)))
-        speech: Iterable[Span]
-        if vad is VoiceActivity.SILERO:
-            speech = self._silero_spans(pcm)
-        elif vad is VoiceActivity.PYANNOTE:
-            speech = await pyannote_spans(path)
+        joiner = Joiner(self._rule)
+        if vad is VoiceActivity.PYANNOTE:
+            heard = await pcm.wait_for(ALL)
+            with at_work():
+                speech = await pyannote_spans(pcm.path)
         else:
-            speech = [Span(0, samples)]
-        found = self._cut(path, pcm, speech)
-        # NOTE: the network lets go of the interpreter's lock, so a thread keeps the event loop free.
-        while (segment := await asyncio.to_thread(next, found, None)) is not None:
-            yield segment
+            finder, memory, heard = SpeechFinder(self._rule), Memory(), 0
+            while (there := await pcm.wait_for(heard + WINDOW_SAMPLES)) > heard:
+                window = Span(heard, min(there, heard + WINDOW_SAMPLES))
+                with at_work():
+                    # NOTE: the network lets go of the interpreter's lock, so a thread keeps the event loop free.
+                    probabilities, memory = await asyncio.to_thread(self._hear, pcm, window, memory)
+                for stretch in joiner.add(finder.add(probabilities), finder.next_from):
+                    yield stretch
+                heard = window.end
+            speech = finder.end(heard)
+        for stretch in joiner.add(speech, heard) + joiner.end(heard):
+            yield stretch
 
-    def _silero_spans(self, pcm: Samples) -> Iterator[Span]:
+    def _hear(self, pcm: GrowingPcm, window: Span, memory: Memory) -> tuple[list[float], Memory]:
         if self._silero is None:
             self._silero = Silero()
-        yield from spans(self._silero.probabilities(pcm), self._rule, len(pcm))
+        return self._silero.hear(pcm.read(window.start, window.end), memory)
 
-    def _cut(self, path: Path, pcm: Samples, speech: Iterable[Span]) -> Iterator[Segment]:
-        whole = padded(merged(speech, self._rule), self._rule, len(pcm))
-        for index, span in enumerate(bounded(whole, pcm, self._rule)):
-            yield Segment(path=path, first_sample=span.start, samples=span.end - span.start, index=index)
+    async def _segment_end(self, pcm: GrowingPcm, left: Span, at_work: Visit) -> int:
+        """Where the first segment of *left* ends: with it, or at the quietest 100 ms of the segment's second half."""
+        longest = int(self._rule.max_segment_s * SAMPLE_RATE)
+        middle, last = left.start + longest // 2, left.start + longest
+        # One sample more tells that the recording goes on.
+        end = min(left.end, await pcm.wait_for(min(left.end, last + 1)))
+        if end <= last:
+            return end
+        with at_work():
+            return middle + await asyncio.to_thread(lambda: quietest(pcm.read(middle, last)))
 
 
 async def pyannote_spans(path: Path) -> list[Span]:

@@ -7,8 +7,10 @@ decided here: how long a window each batch is encoded over, and what is done abo
 from __future__ import annotations
 
 import re
+import threading
+import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,17 +22,29 @@ from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens
 
-from transcription.core import BYTES_PER_SAMPLE, SAMPLE_RATE, Segment, TranscriptionOptions, TranscriptSegment, Word
+from transcription.core import (
+    BYTES_PER_SAMPLE,
+    SAMPLE_RATE,
+    Segment,
+    SegmentRequest,
+    TranscriptionOptions,
+    TranscriptSegment,
+    Word,
+)
 from transcription.protocol import Language
 from transcription.words import TimedWord, tidied
 
 FULL_WINDOW_FRAMES = 3_000
 """Whisper's own window: 30 s in mel frames of 10 ms."""
 
-SHORTEST_WINDOW_FRAMES = 1_000
-WINDOW_MARGIN_FRAMES = 100
+WINDOW_MARGIN_FRAMES = 200
+SHORTEST_WINDOW_FRAMES = 1_500
+SHORTEST_WINDOW_FRAMES_OF_TINY = 1_000
 """A window is as long as the batch's longest segment and this margin, and never shorter than the floor: no words are
-lost and two thirds of the encoder's work saved (docs/decisions/0003-window.md)."""
+lost, and more than half of the encoder's work is saved (docs/decisions/0003-window.md)."""
+
+TINY_WIDTH = 384
+"""Of the encoder's states, by which the smallest model is known."""
 
 HOTTER = (0.2, 0.4, 0.6, 0.8, 1.0)
 """Temperatures tried in turn where the safeguards fail (Whisper, `transcribe.py`)."""
@@ -95,9 +109,9 @@ class Decoding:
         return len(self.tokens) <= 10 + MAX_TOKENS_A_SECOND * duration_s
 
 
-def window_frames(duration_s: float) -> int:
+def window_frames(duration_s: float, shortest: int = SHORTEST_WINDOW_FRAMES) -> int:
     """Mel frames to encode for segments of at most *duration_s*: whole half seconds, so that shapes repeat."""
-    needed = max(SHORTEST_WINDOW_FRAMES, duration_s * 100 + WINDOW_MARGIN_FRAMES)
+    needed = max(shortest, duration_s * 100 + WINDOW_MARGIN_FRAMES)
     return min(FULL_WINDOW_FRAMES, int(-(-needed // 50) * 50))
 
 
@@ -107,21 +121,63 @@ def samples_of(segment: Segment) -> Sound:
     return pcm.astype(np.float32) / np.float32(32_768)
 
 
-class Whisper:
-    """A loaded model. Not to be used by two threads at once. Keeps nothing of what it transcribes."""
+class Timed:
+    """A CTranslate2 model with a clock: `busy_s` are the seconds that the calling thread has spent inside it."""
 
-    def __init__(self, path: Path, *, device: str, device_index: int, compute_type: str, threads: int) -> None:
-        """*path*: a folder with a CTranslate2 Whisper model. *threads*: of one batch, on the CPU."""
+    def __init__(self, model: ctranslate2.models.Whisper) -> None:
+        self._model = model
+        self._thread = threading.local()
+
+    @property
+    def busy_s(self) -> float:
+        return getattr(self._thread, "busy_s", 0.0)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._model, name)
+        return self._timed(found) if name in ("encode", "generate", "align", "detect_language") else found
+
+    def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **options: Any) -> Any:
+            begun = time.perf_counter()
+            try:
+                return method(*arguments, **options)
+            finally:
+                self._thread.busy_s = self.busy_s + time.perf_counter() - begun
+
+        return timed
+
+
+class Whisper:
+    """A loaded model. As many threads as it has streams may use it at once. Keeps nothing of what it transcribes."""
+
+    def __init__(
+        self, path: Path, *, device: str, device_index: int, compute_type: str, threads: int, streams: int = 1
+    ) -> None:
+        """*path*: a folder with a CTranslate2 Whisper model. *threads*: of one stream, on the CPU."""
         self._whisper = WhisperModel(
             str(path),
             device=device,
             device_index=device_index,
             compute_type=compute_type,
             cpu_threads=threads,
+            num_workers=streams,
             local_files_only=True,
         )
-        self._model: ctranslate2.models.Whisper = self._whisper.model
+        self._model = self._whisper.model = Timed(self._whisper.model)
         self._on_cpu = device == "cpu"
+        width = self._encode([np.zeros((self._model.n_mels, 2), np.float32)], 2).shape[-1]
+        self.shortest_window_frames = SHORTEST_WINDOW_FRAMES_OF_TINY if width == TINY_WIDTH else SHORTEST_WINDOW_FRAMES
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that the calling thread has spent inside CTranslate2."""
+        return self._model.busy_s
+
+    def empty_cache(self) -> None:
+        """Give memory that CTranslate2 keeps for later back to the GPU: its weights go out and come in again."""
+        if not self._on_cpu:
+            self._model.unload_model(to_cpu=True)
+            self._model.load_model()
 
     def detect_language(self, segments: Sequence[Segment]) -> Language:
         """The language of the speech in *segments*, each weighted by its length."""
@@ -129,7 +185,7 @@ class Whisper:
             return Language("en", 1.0)
         weights = [segment.duration_s for segment in segments]
         heard: dict[str, float] = {}
-        encoded = self._encode([self._mel(samples_of(segment)) for segment in segments], FULL_WINDOW_FRAMES)
+        encoded = self._encode([self._mel(samples_of(segment)) for segment in segments], self._window(segments))
         for weight, languages in zip(weights, self._model.detect_language(encoded), strict=True):
             for token, probability in languages:
                 code = token.strip("<|>")
@@ -137,47 +193,47 @@ class Whisper:
         code = max(heard, key=heard.__getitem__)
         return Language(code, heard[code])
 
-    def transcribe(self, segments: Sequence[Segment], options: TranscriptionOptions) -> list[TranscriptSegment]:
-        """One result a segment, in their order; text and words are empty where nobody speaks.
+    def transcribe(self, requests: Sequence[SegmentRequest]) -> list[TranscriptSegment]:
+        """One result a request, in their order; text and words are empty where nobody speaks.
 
-        *options.language* is set. Segments that fail the safeguards are done again, alone, over the full window.
+        Their options have a language, and differ in nothing but language and task. Segments that fail the safeguards
+        are done again, alone, over the full window.
         """
-        tokenizer = self._tokenizer(options)
-        sounds = [samples_of(segment) for segment in segments]
+        sounds = [samples_of(request.segment) for request in requests]
         mels = [self._mel(sound) for sound in sounds]
-        frames = window_frames(max(segment.duration_s for segment in segments))
+        frames = self._window([request.segment for request in requests])
         encoded = self._encode(mels, frames)
-        decoded = self._decode(encoded, len(segments), tokenizer, options, options.temperature)
-        words = self._words(encoded, segments, decoded, tokenizer, options)
+        decoded = self._decode(encoded, requests, requests[0].options.temperature)
+        words = self._words(encoded, requests, decoded)
         results = []
-        for segment, sound, mel, decoding, timed in zip(segments, sounds, mels, decoded, words, strict=True):
+        for request, sound, mel, decoding, timed in zip(requests, sounds, mels, decoded, words, strict=True):
             if np.abs(sound).max(initial=0.0) < INAUDIBLE:
                 decoding = replace(decoding, tokens=(), text="")
-            elif not decoding.is_sound or (frames < FULL_WINDOW_FRAMES and not decoding.fits(segment.duration_s)):
-                decoding, timed = self._rescued(segment, mel, decoding, timed, frames, tokenizer, options)
-            results.append(result(segment, decoding, timed, options.language))
+            elif not decoding.is_sound or (
+                frames < FULL_WINDOW_FRAMES and not decoding.fits(request.segment.duration_s)
+            ):
+                decoding, timed = self._rescued(request, mel, decoding, timed, frames)
+            results.append(result(request, decoding, timed))
         return results
 
     def _rescued(
         self,
-        segment: Segment,
+        request: SegmentRequest,
         mel: Mel,
         decoding: Decoding,
         words: Sequence[TimedWord] | None,
         frames: int,
-        tokenizer: Tokenizer,
-        options: TranscriptionOptions,
     ) -> tuple[Decoding, Sequence[TimedWord] | None]:
         """Decode a segment that failed over the full window, then hotter, until the safeguards let it pass."""
-        temperatures = [options.temperature] if frames < FULL_WINDOW_FRAMES else []
-        if options.temperature == 0:
+        temperatures = [request.options.temperature] if frames < FULL_WINDOW_FRAMES else []
+        if request.options.temperature == 0:
             temperatures += HOTTER
         if not temperatures:
             return decoding, words
         encoded = self._encode([mel], FULL_WINDOW_FRAMES)
         tried = []
         for temperature in temperatures:
-            [decoding] = self._decode(encoded, 1, tokenizer, options, temperature)
+            [decoding] = self._decode(encoded, [request], temperature)
             if decoding.is_sound:
                 break
             tried.append(decoding)
@@ -185,8 +241,12 @@ class Whisper:
             # Whisper's choice among failures: the likeliest of those that do not repeat themselves.
             calm = [attempt for attempt in tried if attempt.compression_ratio <= MAX_COMPRESSION_RATIO]
             decoding = max(calm or tried, key=lambda attempt: attempt.avg_logprob)
-        [words] = self._words(encoded, [segment], [decoding], tokenizer, options)
+        [words] = self._words(encoded, [request], [decoding])
         return decoding, words
+
+    def _window(self, segments: Sequence[Segment]) -> int:
+        """Mel frames that *segments* are encoded over together."""
+        return window_frames(max(segment.duration_s for segment in segments), self.shortest_window_frames)
 
     def _tokenizer(self, options: TranscriptionOptions) -> Tokenizer:
         return Tokenizer(
@@ -217,15 +277,12 @@ class Whisper:
         return ctranslate2.StorageView.from_array(np.concatenate(states))
 
     def _decode(
-        self,
-        encoded: ctranslate2.StorageView,
-        count: int,
-        tokenizer: Tokenizer,
-        options: TranscriptionOptions,
-        temperature: float,
+        self, encoded: ctranslate2.StorageView, requests: Sequence[SegmentRequest], temperature: float
     ) -> list[Decoding]:
-        previous = tokenizer.encode(" " + options.initial_prompt.strip()) if options.initial_prompt else []
-        prompt = self._whisper.get_prompt(tokenizer, previous, without_timestamps=True)
+        """One decoding a request. Each has a prompt of its own, so that languages and tasks may differ."""
+        options = requests[0].options
+        tokenizers = [self._tokenizer(request.options) for request in requests]
+        previous = tokenizers[0].encode(" " + options.initial_prompt.strip()) if options.initial_prompt else []
         search: dict[str, Any] = (
             {"beam_size": options.beam_size}
             if temperature == 0
@@ -233,15 +290,15 @@ class Whisper:
         )
         found = self._model.generate(
             encoded,
-            [prompt] * count,
+            [self._whisper.get_prompt(tokenizer, previous, without_timestamps=True) for tokenizer in tokenizers],
             max_length=MAX_TOKENS,
             suppress_blank=True,
-            suppress_tokens=get_suppressed_tokens(tokenizer, [-1]),
+            suppress_tokens=get_suppressed_tokens(tokenizers[0], [-1]),
             return_scores=True,
             return_no_speech_prob=True,
             **search,
         )
-        return [self._decoding(one, tokenizer, temperature) for one in found]
+        return [self._decoding(one, tokenizer, temperature) for one, tokenizer in zip(found, tokenizers, strict=True)]
 
     @staticmethod
     def _decoding(found: Any, tokenizer: Tokenizer, temperature: float) -> Decoding:
@@ -257,29 +314,34 @@ class Whisper:
         )
 
     def _words(
-        self,
-        encoded: ctranslate2.StorageView,
-        segments: Sequence[Segment],
-        decoded: Sequence[Decoding],
-        tokenizer: Tokenizer,
-        options: TranscriptionOptions,
+        self, encoded: ctranslate2.StorageView, requests: Sequence[SegmentRequest], decoded: Sequence[Decoding]
     ) -> list[Sequence[TimedWord] | None]:
         """Words with times from the start of their segment, from the cross-attention over the states at hand."""
-        if not options.word_timestamps:
-            return [None] * len(segments)
-        found = self._whisper.find_alignment(
-            tokenizer,
-            [list(decoding.tokens) for decoding in decoded],
-            encoded,
-            [max(2, round(segment.duration_s * 100)) for segment in segments],
-        )
-        return [
-            [
-                TimedWord(str(word["word"]), float(word["start"]), float(word["end"]), float(word["probability"]))
-                for word in words
-            ]
-            for words in found
-        ]
+        timed: list[Sequence[TimedWord] | None] = [None] * len(requests)
+        if not requests[0].options.word_timestamps:
+            return timed
+        # CTranslate2 aligns texts behind one and the same start: one language and task at a time.
+        starts = [(request.options.language, request.options.task) for request in requests]
+        for start in dict.fromkeys(starts):
+            places = [place for place, one in enumerate(starts) if one == start]
+            found = self._whisper.find_alignment(
+                self._tokenizer(requests[places[0]].options),
+                [list(decoded[place].tokens) for place in places],
+                encoded if len(places) == len(requests) else rows(encoded, places),
+                [max(2, round(requests[place].segment.duration_s * 100)) for place in places],
+            )
+            for place, words in zip(places, found, strict=True):
+                timed[place] = [
+                    TimedWord(str(word["word"]), float(word["start"]), float(word["end"]), float(word["probability"]))
+                    for word in words
+                ]
+        return timed
+
+
+def rows(encoded: ctranslate2.StorageView, places: Sequence[int]) -> ctranslate2.StorageView:
+    """Some segments' encoder states, by way of the CPU."""
+    states = np.asarray(encoded.to_device(ctranslate2.Device.cpu))
+    return ctranslate2.StorageView.from_array(np.ascontiguousarray(states[list(places)]))
 
 
 def spaced(text: str, language: str | None) -> str:
@@ -287,11 +349,10 @@ def spaced(text: str, language: str | None) -> str:
     return text if language in WITHOUT_SPACES or text.startswith(" ") else f" {text}"
 
 
-def result(
-    segment: Segment, decoding: Decoding, words: Sequence[TimedWord] | None, language: str | None
-) -> TranscriptSegment:
+def result(request: SegmentRequest, decoding: Decoding, words: Sequence[TimedWord] | None) -> TranscriptSegment:
     """The segment's part of the transcript, its times counted from the start of the recording."""
-    text = "" if decoding.is_silence else spaced(decoding.text, language)
+    segment = request.segment
+    text = "" if decoding.is_silence else spaced(decoding.text, request.options.language)
     spoken: Iterator[Word] | None = None
     if words is not None:
         tidy = tidied(words, segment.duration_s) if text else []

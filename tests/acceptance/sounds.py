@@ -35,6 +35,17 @@ def excerpt(source: Path, seconds: int, folder: Path) -> bytes:
     return target.read_bytes()
 
 
+def repeated(recording: bytes, times: int) -> bytes:
+    """A wav of *recording* said over and over."""
+    with wave.open(io.BytesIO(recording)) as once:
+        parameters, frames = once.getparams(), once.readframes(once.getnframes())
+    target = io.BytesIO()
+    with wave.open(target, "wb") as sound:
+        sound.setparams(parameters)
+        sound.writeframes(frames * times)
+    return target.getvalue()
+
+
 def video_without_sound(folder: Path) -> bytes:
     target = folder / "mute.mp4"
     picture = ["-f", "lavfi", "-i", "color=size=64x64:duration=1"]

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.speech import speech_file
 
 from tests.acceptance.server import Server
+from tests.speech import speech_file
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 

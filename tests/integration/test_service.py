@@ -6,19 +6,22 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+import wave
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import pytest_asyncio
 
-from errors import AudioTooLong, ModelUnavailable, UnsupportedMedia
+from errors import AudioTooLong, ModelUnavailable, UnsupportedMedia, WorkerCrashed
 from ffmpeg import FFmpeg
 from tests.speech import sample_call, speech_file, spoken
-from transcription.core import TranscriptionOptions
+from transcription.core import Segment, TranscriptionOptions, TranscriptSegment, VoiceActivity
 from transcription.engine import Engine
 from transcription.models import ModelLibrary
+from transcription.protocol import Language
 from transcription.scheduler import SegmentScheduler
 from transcription.service import Stopwatch, Transcriber
 from transcription.speech import SpeechCutter
@@ -151,6 +154,185 @@ async def test_nonspeech_gives_no_text(transcriber: Transcriber, name: str) -> N
     """Silence is a success with empty text."""
     transcript = await transcriber.run(speech_file(f"nonspeech/{name}"), OPTIONS)
     assert (transcript.text, transcript.segments) == ("", ())
+
+
+# --- while ffmpeg is still decoding ----------------------------------------------------------------------------------
+
+
+class Listener:
+    """Engine and scheduler in one, without a model: each segment is done at once. Can be told to hold its work."""
+
+    device, compute_type = "cpu", "int8"
+
+    def __init__(self) -> None:
+        self.heard: list[Segment] = []
+        self.asked_for_language: list[Segment] = []
+        self.release = asyncio.Event()
+        self.release.set()
+
+    async def find_weights(self, model: str) -> None:
+        pass
+
+    async def detect_language(self, segments: Sequence[Segment], model: str) -> Language:
+        self.asked_for_language += segments
+        return Language("de", 0.9)
+
+    async def submit(
+        self, segments: AsyncIterator[Segment], options: TranscriptionOptions, **_: object
+    ) -> AsyncGenerator[TranscriptSegment]:
+        async for segment in segments:
+            self.heard.append(segment)
+            await self.release.wait()
+            end = segment.start_s + segment.duration_s
+            yield TranscriptSegment(segment.index, segment.start_s, end, " word", -0.2, 0.01, 1.1, 0.0)
+
+
+def calls(path: Path, repeats: int) -> Path:
+    """The call, again and again, in a new wav file."""
+    with wave.open(str(sample_call())) as call, wave.open(str(path), "wb") as file:
+        file.setparams(call.getparams())
+        file.writeframes(call.readframes(call.getnframes()) * repeats)
+    return path
+
+
+class Gate:
+    """An ffmpeg that gets the second half of its source only when it is opened. Then it may fail, too."""
+
+    def __init__(self, folder: Path, *, fails: bool = False) -> None:
+        """The source is the call, eight times over: language is heard in 30 s of speech."""
+        self._pipe = folder / "gate"
+        os.mkfifo(self._pipe)
+        self.source = calls(folder / "calls.wav", 8)
+        half = self.source.stat().st_size // 2
+        script = folder / "ffmpeg"
+        script.write_text(f"""#!/bin/bash
+            arguments=("$@")
+            [ "${{@: -1}}" = - ] && exec "{FFmpeg.locate().path}" "$@"  # the header
+            for n in "${{!arguments[@]}}"; do
+                [ "${{arguments[n]}}" = "file:{self.source}" ] && arguments[n]=pipe:0
+            done
+            {{
+                head -c {half} "{self.source}"
+                cat "{self._pipe}"
+                tail -c +{half + 1} "{self.source}"
+            }} | "{FFmpeg.locate().path}" "${{arguments[@]}}" && exit {int(fails)}
+        """)
+        script.chmod(0o700)
+        self.ffmpeg = FFmpeg(script)
+
+    async def open(self) -> None:
+        await asyncio.to_thread(self._pipe.write_bytes, b"")
+
+
+@contextlib.asynccontextmanager
+async def listened_to(folder: Path, gate: Gate, listener: Listener) -> AsyncIterator[asyncio.Task[object]]:
+    """A run that is under way: a first segment has come, and ffmpeg waits at the gate. Nothing is left of it."""
+    (folder / "work").mkdir()
+    others = asyncio.all_tasks()
+    transcriber = Transcriber(
+        gate.ffmpeg, SpeechCutter(), listener, listener, work_dir=folder / "work", max_duration_s=3_600, max_decodes=1
+    )
+    run = asyncio.create_task(transcriber.run(gate.source, replace(OPTIONS, language=None)))
+    try:
+        await until(lambda: run.done() or bool(listener.heard))
+        assert not run.done()
+        yield run
+        assert run.done()
+    finally:
+        run.cancel()
+        await asyncio.wait({run})
+    assert left_over(folder) == []
+    assert asyncio.all_tasks() == others
+    assert not psutil.Process().children(recursive=True)
+
+
+async def test_the_first_segment_leaves_before_the_recording_is_decoded(tmp_path: Path) -> None:
+    """Ten hours are decoded for a minute; their first sentence is known after a second."""
+    gate, listener = Gate(tmp_path), Listener()
+    async with listened_to(tmp_path, gate, listener) as run:
+        assert max(segment.start_s + segment.duration_s for segment in listener.heard) < 120
+        await gate.open()
+        transcript = await run
+    assert transcript.duration_s == pytest.approx(240, abs=0.1)
+    assert transcript.segments[-1].end > 230
+    assert transcript.language == "de"
+    assert listener.asked_for_language == listener.heard[: len(listener.asked_for_language)]
+    assert {"decode", "voice_activity", "language", "transcribe", "total"} == transcript.timings_s.keys()
+
+
+async def test_decoding_that_fails_later_fails_the_request(tmp_path: Path) -> None:
+    """What was heard up to there is no transcript."""
+    gate, listener = Gate(tmp_path, fails=True), Listener()
+    async with listened_to(tmp_path, gate, listener) as run:
+        await gate.open()
+        with pytest.raises(UnsupportedMedia):
+            await run
+
+
+async def test_decoding_that_fails_is_told_while_others_are_served(tmp_path: Path) -> None:
+    """The engine may be busy for minutes before it is this request's turn again."""
+    gate, listener = Gate(tmp_path, fails=True), Listener()
+    listener.release.clear()
+    async with listened_to(tmp_path, gate, listener) as run:
+        await gate.open()
+        with pytest.raises(UnsupportedMedia):
+            await run
+
+
+async def test_leaving_while_ffmpeg_decodes_ends_it(tmp_path: Path) -> None:
+    """A client that hangs up leaves no child, no task and no file."""
+    gate, listener = Gate(tmp_path), Listener()
+    async with listened_to(tmp_path, gate, listener) as run:
+        assert psutil.Process().children(recursive=True)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+
+
+async def test_an_engine_that_fails_ends_the_decoding(tmp_path: Path) -> None:
+    """Its error reaches the caller as it is; ffmpeg has nobody left to work for."""
+
+    class Failing(Listener):
+        async def submit(
+            self, segments: AsyncIterator[Segment], options: TranscriptionOptions, **_: object
+        ) -> AsyncGenerator[TranscriptSegment]:
+            self.heard.append(await anext(segments))
+            await self.release.wait()
+            raise WorkerCrashed
+            yield
+
+    gate, listener = Gate(tmp_path), Failing()
+    listener.release.clear()
+    async with listened_to(tmp_path, gate, listener) as run:
+        listener.release.set()
+        with pytest.raises(WorkerCrashed):
+            await run
+
+
+@pytest.mark.parametrize("vad", list(VoiceActivity))
+async def test_a_recording_whose_length_no_header_tells_is_refused_past_the_bound(
+    tmp_path: Path, vad: VoiceActivity
+) -> None:
+    """Also where its beginning has been heard when that is found out."""
+    (tmp_path / "work").mkdir()
+    listener, ffmpeg, live = Listener(), FFmpeg.locate(), tmp_path / "live.mkv"
+    made = await asyncio.create_subprocess_exec(
+        *(str(ffmpeg.path), "-v", "error", "-i", str(calls(tmp_path / "calls.wav", 8))),
+        *("-f", "matroska", "-live", "1", str(live)),
+    )
+    assert await made.wait() == 0
+    transcriber = Transcriber(
+        ffmpeg,
+        SpeechCutter(),
+        listener,
+        listener,
+        work_dir=tmp_path / "work",
+        max_duration_s=99,
+        max_decodes=1,
+    )
+    with pytest.raises(AudioTooLong, match="99 seconds"):
+        await transcriber.run(live, replace(OPTIONS, vad=vad))
+    assert left_over(tmp_path) == []
 
 
 def test_the_stopwatch_sums_visits() -> None:

@@ -11,10 +11,15 @@ import numpy as np
 import pytest
 
 from errors import VoiceActivityUnavailable
+from tests.growing import growing
 from tests.speech import sample_call, speech_file
+from transcription import pcm as pcm_module
 from transcription import speech
 from transcription.core import SAMPLE_RATE, Segment, VoiceActivity
-from transcription.speech import Silero, SpeechCutter
+from transcription.pcm import GrowingPcm
+from transcription.speech import FRAME_SAMPLES, Memory, Silero, SpeechCutter
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +33,7 @@ def call() -> np.ndarray:
 async def cut(pcm: np.ndarray, folder: Path, vad: VoiceActivity = VoiceActivity.SILERO) -> list[Segment]:
     path = folder / "a.pcm"
     pcm.tofile(path)
-    return [segment async for segment in SpeechCutter().segments(path, vad)]
+    return [segment async for segment in SpeechCutter().segments(GrowingPcm(path), vad)]
 
 
 async def test_a_call_is_cut_where_its_reference_is_silent(call: np.ndarray, tmp_path: Path) -> None:
@@ -55,35 +60,94 @@ async def test_without_voice_activity_everything_is_sent(call: np.ndarray, tmp_p
     assert sum(segment.samples for segment in segments) == 2 * len(call)
 
 
-def test_windows_change_nothing(call: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_change_nothing(call: np.ndarray) -> None:
     """The network keeps its state from window to window: the same probabilities as in one run."""
-    silero = Silero()
-    monkeypatch.setattr(speech, "WINDOW_FRAMES", len(call))
-    whole = list(silero.probabilities(call))
-    monkeypatch.setattr(speech, "WINDOW_FRAMES", 100)
-    np.testing.assert_allclose(list(silero.probabilities(call)), whole, atol=1e-4)
+
+    def heard(window: int) -> list[float]:
+        silero, memory, probabilities = Silero(), Memory(), []
+        for first in range(0, len(call), window):
+            more, memory = silero.hear(call[first : first + window], memory)
+            probabilities += more
+        return probabilities
+
+    np.testing.assert_allclose(heard(100 * FRAME_SAMPLES), heard(len(call)), atol=1e-4)
 
 
-def test_the_first_segment_is_out_before_the_recording_is_read(call: np.ndarray) -> None:
+@pytest.mark.parametrize("vad", [VoiceActivity.SILERO, VoiceActivity.NONE])
+async def test_a_call_that_grows_is_cut_as_a_complete_one(
+    call: np.ndarray, tmp_path: Path, vad: VoiceActivity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text must not depend on how fast ffmpeg was."""
+    monkeypatch.setattr(pcm_module, "POLL_S", 0)
+    pcm = np.tile(call, 3)
+    async with growing(tmp_path / "growing.pcm", pcm, [7, 300_001, 255_999, 2, 256_001, 100_000, 700_003]) as file:
+        grown = [segment async for segment in SpeechCutter().segments(file, vad)]
+    complete = await cut(pcm, tmp_path, vad)
+    assert [(one.first_sample, one.samples, one.index) for one in grown] == [
+        (one.first_sample, one.samples, one.index) for one in complete
+    ]
+    assert len(grown) >= 3
+
+
+async def test_the_first_segment_is_out_before_the_recording_is_there(call: np.ndarray, tmp_path: Path) -> None:
     """A ten-hour recording starts to be transcribed at once."""
-    probabilities = Silero().probabilities(np.tile(call, 20))
-    taken = 0
-
-    def counted() -> object:
-        nonlocal taken
-        for probability in probabilities:
-            taken += 1
-            yield probability
-
-    first = next(speech.merged(speech.spans(counted(), speech.CuttingRule(), 20 * len(call)), speech.CuttingRule()))
-    assert first.end < 31 * SAMPLE_RATE
-    assert taken <= 40 * SAMPLE_RATE / speech.FRAME_SAMPLES
+    async with growing(tmp_path / "a.pcm", np.tile(call, 20), [2 * len(call) * 2], ends=False) as pcm:
+        segments = SpeechCutter().segments(pcm, VoiceActivity.SILERO)
+        first = await anext(segments)
+        await segments.aclose()
+    assert first.start_s < 7
 
 
-async def test_pyannote_agrees_on_where_the_call_begins(call: np.ndarray, tmp_path: Path) -> None:
-    """The real model from the whisperx package, in its own process."""
-    segments = await cut(call, tmp_path, VoiceActivity.PYANNOTE)
+COUNT_SEGMENTS = """
+import asyncio, sys
+from pathlib import Path
+from transcription.core import VoiceActivity
+from transcription.pcm import GrowingPcm
+from transcription.speech import SpeechCutter
+
+async def count(path):
+    return len([1 async for _ in SpeechCutter().segments(GrowingPcm(path), VoiceActivity.SILERO)])
+
+segments = asyncio.run(count(Path(sys.argv[1])))
+peak_kib = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(segments, peak_kib)
+"""
+
+
+def segments_and_peak_mib(call: np.ndarray, repeats: int, path: Path) -> tuple[int, float]:
+    """Of a process that cuts the call, *repeats* times over, and does nothing else.
+
+    NOTE: the peak is the system's word on this program. getrusage's counts the process in which it was started too.
+    """
+    with path.open("wb") as file:
+        for _ in range(repeats):
+            file.write(call.tobytes())
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT_SEGMENTS, path], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    path.unlink()
+    segments, peak_kib = done.stdout.split()
+    return int(segments), int(peak_kib) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells a program's own peak, others do not.")
+def test_two_hours_take_no_more_memory_than_ten_minutes(call: np.ndarray, tmp_path: Path) -> None:
+    """Two hours are 220 MiB of samples: what keeps any of them, or maps them, shows."""
+    short_segments, short_mib = segments_and_peak_mib(call, 20, tmp_path / "short.pcm")
+    long_segments, long_mib = segments_and_peak_mib(call, 240, tmp_path / "long.pcm")
+    assert long_mib - short_mib < 20
+    assert long_segments / short_segments == pytest.approx(12, rel=0.05)
+
+
+async def test_pyannote_agrees_on_where_the_call_begins(
+    call: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real model from the whisperx package, in its own process. It needs the whole call, so that is waited for."""
+    monkeypatch.setattr(pcm_module, "POLL_S", 0)
+    async with growing(tmp_path / "a.pcm", call, [300_000, 300_001]) as pcm:
+        segments = [segment async for segment in SpeechCutter().segments(pcm, VoiceActivity.PYANNOTE)]
     assert 6.0 <= segments[0].start_s <= 6.9
+    assert segments[-1].start_s + segments[-1].duration_s > 25
     assert "torch" not in sys.modules
 
 
@@ -108,4 +172,4 @@ def nonspeech(request: pytest.FixtureRequest, tmp_path: Path, ffmpeg_binary: Pat
 
 async def test_recorded_nonspeech_is_cut_away(nonspeech: Path) -> None:
     """The sounds on which other servers write "you"."""
-    assert [one async for one in SpeechCutter().segments(nonspeech, VoiceActivity.SILERO)] == []
+    assert [one async for one in SpeechCutter().segments(GrowingPcm(nonspeech), VoiceActivity.SILERO)] == []

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from api.schemas import TranscriptionSchema, VerboseTranscriptionSchema
 from errors import AudioTooLong, DownloadFailed, NotReady, ServiceError, WorkerCrashed
 from tests.fakes import AUTH, Caller, Parts
+from transcription.core import Priority
 
 WAV = {"Content-Type": "audio/wav"}
 FILE = {"file": ("a.wav", b"hello")}
@@ -30,6 +31,16 @@ async def test_an_uploaded_file_is_transcribed(client: httpx.AsyncClient, parts:
     assert answer.json()["text"] == "hello"
     assert answer.json()["request_id"] == answer.headers["X-Request-ID"]
     assert left_behind(parts) == []
+
+
+async def test_whose_request_it_is_and_how_urgent_reaches_the_work(client: httpx.AsyncClient, parts: Parts) -> None:
+    """Keys take turns, under a name that tells nothing of the key."""
+    await client.post("/transcribe", files=FILE)
+    await client.post("/transcribe", files=FILE, headers={"X-Priority": "batch"})
+    first, second = parts.transcriber.callers
+    assert (first.priority, second.priority) == (Priority.INTERACTIVE, Priority.BATCH)
+    assert first.key == second.key != ""
+    assert AUTH["X-API-Key"] not in first.key
 
 
 async def test_a_stored_file_is_transcribed_where_it_lies(

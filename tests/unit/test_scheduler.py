@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from errors import EngineFailed, WorkerCrashed
-from transcription.core import Segment, TranscriptionOptions, TranscriptSegment
-from transcription.scheduler import SegmentScheduler
+from errors import EngineFailed, NotReady, OutOfMemory, ServiceError, WorkerCrashed
+from transcription.core import Segment, SegmentRequest, TranscriptionOptions, TranscriptSegment
+from transcription.planner import BatchPlanner
+from transcription.scheduler import LOOK_AHEAD, SegmentScheduler
 
 OPTIONS = TranscriptionOptions("tiny.en", "en")
 
@@ -37,28 +38,54 @@ async def turns_until(reached: Callable[[], bool]) -> None:
 class FakeEngine:
     """Says "<file>:<index>" for each segment. *dies* holds the segments that kill it, and how often."""
 
-    def __init__(self, dies: dict[tuple[str, int], int] | None = None, fails: str | None = None) -> None:
+    def __init__(
+        self,
+        dies: dict[tuple[str, int], int] | None = None,
+        fails: str | None = None,
+        *,
+        streams: int = 1,
+        fits: int = 99,
+        up: bool = True,
+    ) -> None:
         self.batches: list[list[tuple[str, int]]] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.asked = asyncio.Event()
+        self.device = "cuda"
+        self.streams = streams
+        self.up = up
         self._dies = dies or {}
         self._fails = fails
+        self._fits = fits
+
+    async def wait_until_up(self) -> None:
+        if not self.up:
+            await asyncio.sleep(0)
+            raise NotReady("broken")
 
     async def transcribe(
-        self, segments: Sequence[Segment], options: TranscriptionOptions, *, request_ids: Sequence[str] = ()
-    ) -> list[TranscriptSegment]:
-        places = [(str(one.path), one.index) for one in segments]
+        self, requests: Sequence[SegmentRequest], *, request_ids: Sequence[str] = ()
+    ) -> list[TranscriptSegment | ServiceError]:
+        places = [(str(one.segment.path), one.segment.index) for one in requests]
         self.batches.append(places)
         self.asked.set()
         await self.gate.wait()
+        if len(places) > self._fits:
+            raise OutOfMemory()
         for place in places:
             if self._dies.get(place, 0) > 0:
                 self._dies[place] -= 1
                 raise WorkerCrashed()
-            if place[0] == self._fails:
-                raise EngineFailed()
-        return [TranscriptSegment(index, 0.0, 1.0, f"{path}:{index}", -0.1, 0.0, 1.0, 0.0) for path, index in places]
+        return [
+            EngineFailed()
+            if path == self._fails
+            else TranscriptSegment(index, 0.0, 1.0, f"{path}:{index}", -0.1, 0.0, 1.0, 0.0)
+            for path, index in places
+        ]
+
+
+def scheduling(*engines: FakeEngine, batch_size: int) -> SegmentScheduler:
+    return SegmentScheduler(engines, BatchPlanner(batch_size))
 
 
 async def texts(scheduler: SegmentScheduler, count: int, path: str = "a.pcm") -> list[str]:
@@ -67,7 +94,7 @@ async def texts(scheduler: SegmentScheduler, count: int, path: str = "a.pcm") ->
 
 async def test_results_keep_their_order() -> None:
     """Batches are filled by turns and lengths; a transcript is read from the start."""
-    async with SegmentScheduler(FakeEngine(), batch_size=3) as scheduler:
+    async with scheduling(FakeEngine(), batch_size=3) as scheduler:
         a, b = await asyncio.gather(texts(scheduler, 7), texts(scheduler, 5, "b.pcm"))
     assert a == [f"a.pcm:{index}" for index in range(7)]
     assert b == [f"b.pcm:{index}" for index in range(5)]
@@ -77,7 +104,7 @@ async def test_two_requests_share_a_batch() -> None:
     """This is what the scheduler is for."""
     engine = FakeEngine()
     engine.gate.clear()
-    async with SegmentScheduler(engine, batch_size=4) as scheduler:
+    async with scheduling(engine, batch_size=4) as scheduler:
         first = asyncio.create_task(texts(scheduler, 1, "first.pcm"))
         await engine.asked.wait()
         both = [asyncio.create_task(texts(scheduler, 2, name)) for name in ("a.pcm", "b.pcm")]
@@ -89,14 +116,14 @@ async def test_two_requests_share_a_batch() -> None:
 
 async def test_no_segments_no_results() -> None:
     """Silence."""
-    async with SegmentScheduler(FakeEngine(), batch_size=4) as scheduler:
+    async with scheduling(FakeEngine(), batch_size=4) as scheduler:
         assert await texts(scheduler, 0) == []
 
 
 async def test_a_dead_engine_costs_a_retry() -> None:
     """Its segments are done again; nobody hears of it."""
     engine = FakeEngine(dies={("a.pcm", 1): 1})
-    async with SegmentScheduler(engine, batch_size=4) as scheduler:
+    async with scheduling(engine, batch_size=4) as scheduler:
         assert await texts(scheduler, 3) == ["a.pcm:0", "a.pcm:1", "a.pcm:2"]
     assert engine.batches[1:] == [[("a.pcm", 0)], [("a.pcm", 1)], [("a.pcm", 2)]]
 
@@ -104,7 +131,7 @@ async def test_a_dead_engine_costs_a_retry() -> None:
 async def test_a_segment_that_always_kills_fails_its_request_alone() -> None:
     """Three engines are enough; the neighbour who shared the first batch gets its transcript."""
     engine = FakeEngine(dies={("bad.pcm", 0): 99})
-    async with SegmentScheduler(engine, batch_size=4) as scheduler:
+    async with scheduling(engine, batch_size=4) as scheduler:
         bad, good = await asyncio.gather(
             texts(scheduler, 1, "bad.pcm"), texts(scheduler, 2, "good.pcm"), return_exceptions=True
         )
@@ -115,7 +142,7 @@ async def test_a_segment_that_always_kills_fails_its_request_alone() -> None:
 
 async def test_an_error_reaches_the_caller() -> None:
     """A lost exception would let the caller wait for ever."""
-    async with SegmentScheduler(FakeEngine(fails="a.pcm"), batch_size=1) as scheduler:
+    async with scheduling(FakeEngine(fails="a.pcm"), batch_size=1) as scheduler:
         with pytest.raises(EngineFailed):
             await texts(scheduler, 2)
         assert await texts(scheduler, 1, "b.pcm") == ["b.pcm:0"]
@@ -128,7 +155,7 @@ async def test_an_error_while_cutting_reaches_the_caller() -> None:
         yield segment(0)
         raise EngineFailed("no more")
 
-    async with SegmentScheduler(FakeEngine(), batch_size=1) as scheduler:
+    async with scheduling(FakeEngine(), batch_size=1) as scheduler:
         with pytest.raises(EngineFailed, match="no more"):
             async for _ in scheduler.submit(broken(), OPTIONS):
                 pass
@@ -138,7 +165,7 @@ async def test_a_caller_that_leaves_costs_one_batch_at_most() -> None:
     """The client hung up: what was under way is finished, nothing more is begun."""
     engine = FakeEngine()
     engine.gate.clear()
-    async with SegmentScheduler(engine, batch_size=2) as scheduler:
+    async with scheduling(engine, batch_size=2) as scheduler:
         leaving = asyncio.create_task(texts(scheduler, 50))
         await engine.asked.wait()
         leaving.cancel()
@@ -148,3 +175,86 @@ async def test_a_caller_that_leaves_costs_one_batch_at_most() -> None:
         assert await texts(scheduler, 1, "b.pcm") == ["b.pcm:0"]
         assert repr(scheduler) == "<SegmentScheduler requests=0 waiting=0>"
     assert engine.batches == [[("a.pcm", 0), ("a.pcm", 1)], [("b.pcm", 0)]]
+
+
+async def test_every_stream_of_every_engine_is_fed() -> None:
+    """Two engines of two streams: four batches are under way at once."""
+    engines = [FakeEngine(streams=2), FakeEngine(streams=2)]
+    for engine in engines:
+        engine.gate.clear()
+    async with scheduling(*engines, batch_size=1) as scheduler:
+        work = asyncio.create_task(texts(scheduler, 6))
+        await turns_until(lambda: sum(len(engine.batches) for engine in engines) == 4)
+        assert [len(engine.batches) for engine in engines] == [2, 2]
+        for engine in engines:
+            engine.gate.set()
+        assert await work == [f"a.pcm:{index}" for index in range(6)]
+
+
+async def test_a_failed_segment_fails_its_request_alone() -> None:
+    """Its neighbours in the batch have their results."""
+    async with scheduling(FakeEngine(fails="bad.pcm"), batch_size=4) as scheduler:
+        bad, good = await asyncio.gather(
+            texts(scheduler, 1, "bad.pcm"), texts(scheduler, 3, "good.pcm"), return_exceptions=True
+        )
+    assert isinstance(bad, EngineFailed)
+    assert good == ["good.pcm:0", "good.pcm:1", "good.pcm:2"]
+
+
+async def test_what_does_not_fit_is_halved_and_remembered() -> None:
+    """The GPU takes two at a time: nobody hears of it, and eight are tried once only."""
+    engine = FakeEngine(fits=2)
+    async with scheduling(engine, batch_size=8) as scheduler:
+        assert await texts(scheduler, 8) == [f"a.pcm:{index}" for index in range(8)]
+        assert await texts(scheduler, 8, "b.pcm") == [f"b.pcm:{index}" for index in range(8)]
+    assert [len(batch) for batch in engine.batches] == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
+
+
+async def test_what_does_not_fit_alone_fails_its_request() -> None:
+    """There is no half of one; the engine lives and serves the next."""
+    engine = FakeEngine(fits=0)
+    async with scheduling(engine, batch_size=2) as scheduler:
+        with pytest.raises(OutOfMemory):
+            await texts(scheduler, 2)
+        engine._fits = 1
+        assert await texts(scheduler, 1, "b.pcm") == ["b.pcm:0"]
+
+
+async def test_where_no_engine_comes_up_those_who_wait_hear_of_it() -> None:
+    """A broken installation: an answer, not a wait for ever."""
+    async with scheduling(FakeEngine(up=False), batch_size=2) as scheduler:
+        with pytest.raises(NotReady, match="broken"):
+            await texts(scheduler, 2)
+
+
+async def test_one_engine_that_is_down_holds_nobody_up() -> None:
+    """The other one does the work."""
+    async with scheduling(FakeEngine(up=False), FakeEngine(), batch_size=2) as scheduler:
+        assert await texts(scheduler, 2) == ["a.pcm:0", "a.pcm:1"]
+
+
+async def test_segments_are_not_looked_for_far_ahead() -> None:
+    """Ten hours of segments do not pile up while the engine is at the first."""
+    engine = FakeEngine()
+    engine.gate.clear()
+    found = 0
+
+    async def endless() -> AsyncIterator[Segment]:
+        nonlocal found
+        while True:
+            yield segment(found)
+            found += 1
+
+    async with scheduling(engine, batch_size=1) as scheduler:
+        results = scheduler.submit(endless(), OPTIONS)
+        first = asyncio.create_task(anext(results))
+        await turns_until(lambda: found == LOOK_AHEAD)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert found == LOOK_AHEAD
+        engine.gate.set()
+        assert (await first).text == "a.pcm:0"
+        await anext(results)
+        await turns_until(lambda: found > LOOK_AHEAD)
+        await results.aclose()
+    assert repr(scheduler) == "<SegmentScheduler requests=0 waiting=0>"

@@ -1,0 +1,208 @@
+"""All engines as one: weights found once, and which engine is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from errors import ModelUnavailable, NotReady, WorkerCrashed
+from transcription.core import Segment
+from transcription.engine import Placement, Weights
+from transcription.protocol import Language
+from transcription.replicas import MAX_ATTEMPTS, Replicas, WeightsFinder
+
+FRENCH = Language("fr", 0.9)
+
+
+class Search:
+    """Finds weights in a folder of the model's name. Can be told to hold, or to fail."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.searched: list[str] = []
+        self.failure: Exception | None = None
+        self.release = threading.Event()
+        self.release.set()
+
+    def __call__(self, model: str) -> Weights:
+        self.searched.append(model)
+        self.release.wait(10)  # a test that fails never releases it, and the loop waits for its threads
+        if self.failure:
+            raise self.failure
+        path = self._folder / model
+        path.mkdir(exist_ok=True)
+        return Weights(path, 7)
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Search:
+    return Search(tmp_path)
+
+
+async def begun(search: Search) -> None:
+    """Let the loop run until the search has begun; the test's own time limit ends it otherwise."""
+    while not search.searched:  # noqa: ASYNC110 - a thread sends no events
+        await asyncio.sleep(0)
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
+async def test_twenty_that_ask_at_once_cause_one_search(search: Search, tmp_path: Path) -> None:
+    """A download takes minutes, and twenty of them would fill the disk."""
+    find = WeightsFinder(search)
+    search.release.clear()
+    callers = [asyncio.create_task(find("base")) for _ in range(20)]
+    await begun(search)
+    search.release.set()
+    assert set(await asyncio.gather(*callers)) == {Weights(tmp_path / "base", 7)}
+    await find("base")
+    assert search.searched == ["base"]
+
+
+async def test_each_model_is_searched_on_its_own(search: Search, tmp_path: Path) -> None:
+    """One that is being fetched does not hold up the others."""
+    find = WeightsFinder(search)
+    search.release.clear()
+    first = asyncio.create_task(find("base"))
+    await begun(search)
+    second = asyncio.create_task(find("tiny"))
+    while len(search.searched) < 2:  # noqa: ASYNC110 - a thread sends no events
+        await asyncio.sleep(0)
+    search.release.set()
+    assert [(await one).path.name for one in (first, second)] == ["base", "tiny"]
+
+
+async def test_the_first_caller_may_hang_up_and_the_others_still_get_it(search: Search) -> None:
+    """What it began is theirs too."""
+    find = WeightsFinder(search)
+    search.release.clear()
+    first, second = asyncio.create_task(find("base")), asyncio.create_task(find("base"))
+    await begun(search)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert not second.done()
+    search.release.set()
+    assert (await second).bytes == 7
+    assert search.searched == ["base"]
+
+
+async def test_what_all_who_asked_have_left_is_still_found(search: Search) -> None:
+    """A download goes on: the next who asks has it."""
+    find = WeightsFinder(search)
+    search.release.clear()
+    first = asyncio.create_task(find("base"))
+    await begun(search)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    search.release.set()
+    await find("base")
+    assert search.searched == ["base"]
+
+
+async def test_a_failed_search_is_everybodys_and_is_tried_again(search: Search) -> None:
+    """The network may be back; an old failure must not be the answer for ever."""
+    find = WeightsFinder(search)
+    search.failure = ModelUnavailable()
+    failures = await asyncio.gather(*(find("base") for _ in range(3)), return_exceptions=True)
+    assert failures == [search.failure] * 3
+    assert search.searched == ["base"]
+    search.failure = None
+    assert (await find("base")).bytes == 7
+    assert search.searched == ["base", "base"]
+
+
+async def test_weights_that_were_removed_are_searched_again(search: Search, tmp_path: Path) -> None:
+    """Somebody made room on the disk: the folder that was found once tells nothing."""
+    find = WeightsFinder(search)
+    await find("base")
+    (tmp_path / "base").rmdir()
+    assert (await find("base")).path.is_dir()
+    assert search.searched == ["base", "base"]
+
+
+# --- engines ---------------------------------------------------------------------------------------------------------
+
+
+class FakeEngine:
+    """Hears French, or dies as often as it is told to."""
+
+    def __init__(self, *loaded: str, up: bool = True, calls: int = 0, deaths: int = 0) -> None:
+        self.up = self.ready = up
+        self.failure: str | None = None
+        self.calls = calls
+        self.deaths = deaths
+        self.heard: list[str] = []
+        self._loaded = list(loaded)
+
+    def loaded(self) -> list[str]:
+        return self._loaded
+
+    async def detect_language(self, segments: Sequence[Segment], model: str) -> Language:
+        self.heard.append(model)
+        if self.deaths:
+            self.deaths -= 1
+            raise WorkerCrashed()
+        return FRENCH
+
+
+def replicas(search: Search, *engines: FakeEngine) -> Replicas:
+    made = Replicas(search, [Placement()], model="base")
+    made.engines[:] = cast(Any, engines)
+    return made
+
+
+def test_ready_when_one_engine_is(search: Search) -> None:
+    """The others come up later, or not at all; why, is told only where none is ready."""
+    first, second = FakeEngine(up=False), FakeEngine(up=False)
+    first.failure, second.failure = None, "The model is not here."
+    together = replicas(search, first, second)
+    with pytest.raises(NotReady, match=r"The model is not here\."):
+        together.check_ready()
+    first.ready = True
+    together.check_ready()
+
+
+def test_every_model_in_memory_is_named_once(search: Search) -> None:
+    """For GET /models it does not matter which engine has it."""
+    assert replicas(search, FakeEngine("a", "b"), FakeEngine("c", "a")).loaded() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("engines", "asked"),
+    [
+        ([FakeEngine("base", calls=1), FakeEngine("base", calls=0)], 1),
+        ([FakeEngine("base", calls=0), FakeEngine("base", calls=1)], 0),
+        ([FakeEngine("tiny", calls=0), FakeEngine("base", calls=5)], 1),
+        ([FakeEngine("base", calls=0, up=False), FakeEngine("tiny", calls=5)], 1),
+        ([FakeEngine(up=False), FakeEngine("base", up=False)], 1),
+    ],
+)
+async def test_the_engine_that_can_answer_soonest_is_asked(
+    search: Search, engines: list[FakeEngine], asked: int
+) -> None:
+    """First one that is up, then one that has the model, then the one with least to do."""
+    assert await replicas(search, *engines).detect_language([], "base") == FRENCH
+    assert [engine.heard for engine in engines] == [["base"] if place == asked else [] for place in range(2)]
+
+
+async def test_a_language_is_asked_for_again_when_the_engine_dies(search: Search) -> None:
+    """As a segment is: the client need not hear of it."""
+    engine = FakeEngine(deaths=MAX_ATTEMPTS - 1)
+    assert await replicas(search, engine).detect_language([], "base") == FRENCH
+    assert len(engine.heard) == MAX_ATTEMPTS
+
+
+async def test_a_recording_that_kills_engines_is_given_up(search: Search) -> None:
+    """Else it would kill one after another for ever, and everybody's work with them."""
+    engine = FakeEngine(deaths=100)
+    with pytest.raises(WorkerCrashed):
+        await replicas(search, engine).detect_language([], "base")
+    assert len(engine.heard) == MAX_ATTEMPTS
