@@ -55,6 +55,7 @@ def asked(*segments: Segment, options: TranscriptionOptions = OPTIONS) -> list[S
 
 
 async def until(reached: Callable[[], bool]) -> None:
-    """Let the loop run until it is so; the test's own time limit ends it otherwise."""
-    while not reached():  # noqa: ASYNC110 - a process sends no events
-        await asyncio.sleep(0)
+    """Let the loop run until it is so. A process sends no events; what does not come in a minute never does."""
+    async with asyncio.timeout(60):
+        while not reached():  # noqa: ASYNC110
+            await asyncio.sleep(0)

@@ -178,16 +178,24 @@ class BatchPlanner:
         order = self._order()
         head = self._take(order[0], self._lines[order[0]].oldest().kind)
         batch, room_s = [head], self._batch_s - head.segment.duration_s
-        kind = head.kind
+        kind, clip = head.kind, head.request not in self._lines
         size = min(self._batch_size, self._smaller.get((device, head.options.model), self._batch_size))
         while len(batch) < size:
             # NOTE: asked anew for each segment: who was just served goes back in the order.
-            request = next((one for one in self._order() if kind in self._lines[one].by_kind), None)
+            request = next((one for one in self._order() if self._may_join(one, kind, clip)), None)
             if request is None or self._lines[request].by_kind[kind][0].segment.duration_s > room_s:
                 break
             batch.append(self._take(request, kind))
             room_s -= batch[-1].segment.duration_s
         return batch
+
+    def _may_join(self, request: int, kind: Kind, clip: bool) -> bool:
+        """Whether *request* has a segment of that kind, and is a clip itself where the batch's head is one.
+
+        A clip's answer waits for the whole batch; a long file's does not, and has other batches to go into.
+        """
+        line = self._lines[request]
+        return kind in line.by_kind and not (clip and len(line) > self._batch_size)
 
     def _order(self) -> list[int]:
         """Requests with something waiting, whose turn it is first: by class, by caller, by request."""

@@ -14,14 +14,9 @@ from transcription.engine import Placement
 from transcription.footprint import footprint
 from transcription.models import CATALOGUE, ModelSpec, spec
 
-CPU_BATCH_S = 40.0
-"""Audio in a batch on a CPU: four segments of the shortest window's length. Longer ones come in smaller batches, so
-that a clip that comes in waits for no more than that."""
-
-OVER_PLAN = 1.5
-"""A process that takes so many times what was planned for it is replaced even where its share of the memory is less:
-below that, a prediction that is a little off would have it replaced after every batch."""
-
+CPU_BATCH_S = 20.0
+"""Audio in a batch on a CPU, a lone longer segment apart: a clip that comes in waits for a batch to end. 40 s gave 6 %
+more throughput and twice the wait (docs/decisions/0005-streams.md)."""
 
 UNKNOWN_GPU = MemoryReading(8 * 2**30, 0, "assumed")
 """A GPU whose memory its driver does not tell. Batches that do not fit are halved anyhow."""

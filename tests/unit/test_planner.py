@@ -54,6 +54,18 @@ def test_a_lone_request_fills_the_batch() -> None:
     assert planner.next_batch() == []
 
 
+def test_a_clip_shares_its_batch_with_clips_and_not_with_a_long_file() -> None:
+    """Its answer waits for the whole batch."""
+    planner = BatchPlanner(4)
+    for index in range(20):
+        planner.add(pending(1, index))
+    planner.next_batch()
+    planner.add(pending(2, 0))
+    planner.add(pending(3, 0))
+    assert places(planner.next_batch()) == [(2, 0), (3, 0)]
+    assert {request for request, _ in places(planner.next_batch())} == {1}
+
+
 def test_options_do_not_mix() -> None:
     """One batch is one call of the model: one beam size."""
     planner = BatchPlanner(4)
