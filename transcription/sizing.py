@@ -18,6 +18,10 @@ CPU_BATCH_S = 20.0
 """Audio in a batch on a CPU, a lone longer segment apart: a clip that comes in waits for a batch to end. 40 s gave 6 %
 more throughput and twice the wait (docs/decisions/0005-streams.md)."""
 
+OVER_PLAN = 1.5
+"""A process that takes so many times what was planned for it is replaced even where its share of the memory is less:
+below that, a prediction that is a little off would have it replaced after every batch."""
+
 UNKNOWN_GPU = MemoryReading(8 * 2**30, 0, "assumed")
 """A GPU whose memory its driver does not tell. Batches that do not fit are halved anyhow."""
 

@@ -17,10 +17,11 @@ import pytest_asyncio
 
 from errors import AudioTooLong, ModelUnavailable, UnsupportedMedia, WorkerCrashed
 from ffmpeg import FFmpeg
+from tests.engines import made_replicas
 from tests.speech import sample_call, speech_file, spoken
 from transcription.core import Segment, TranscriptionOptions, TranscriptSegment, VoiceActivity
 from transcription.engine import Engine
-from transcription.models import ModelLibrary
+from transcription.planner import BatchPlanner
 from transcription.protocol import Language
 from transcription.scheduler import SegmentScheduler
 from transcription.service import Stopwatch, Transcriber
@@ -35,17 +36,17 @@ async def parts(
 ) -> AsyncIterator[tuple[Transcriber, Engine]]:
     work = folder / "work"
     work.mkdir()
-    library = ModelLibrary(folder / "models", downloads=False, hf_token=None)
     async with (
-        Engine(library.ensure, model=model, threads=2, log_level="warning") as engine,
-        SegmentScheduler(engine, batch_size=4) as scheduler,
+        made_replicas(folder / "models", model) as replicas,
+        SegmentScheduler(replicas.engines, BatchPlanner(4)) as scheduler,
     ):
+        [engine] = replicas.engines
         await engine.load(model)
         yield (
             Transcriber(
                 FFmpeg.locate(),
                 SpeechCutter(),
-                engine,
+                replicas,
                 scheduler,
                 work_dir=work,
                 max_duration_s=max_duration_s,
@@ -178,7 +179,7 @@ class Listener:
         return Language("de", 0.9)
 
     async def submit(
-        self, segments: AsyncIterator[Segment], options: TranscriptionOptions, **_: object
+        self, segments: AsyncIterator[Segment], options: TranscriptionOptions, *_: object
     ) -> AsyncGenerator[TranscriptSegment]:
         async for segment in segments:
             self.heard.append(segment)
@@ -294,7 +295,7 @@ async def test_an_engine_that_fails_ends_the_decoding(tmp_path: Path) -> None:
 
     class Failing(Listener):
         async def submit(
-            self, segments: AsyncIterator[Segment], options: TranscriptionOptions, **_: object
+            self, segments: AsyncIterator[Segment], options: TranscriptionOptions, *_: object
         ) -> AsyncGenerator[TranscriptSegment]:
             self.heard.append(await anext(segments))
             await self.release.wait()

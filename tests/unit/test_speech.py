@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.growing import WatchedPcm, growing
@@ -209,6 +209,7 @@ TALK = np.concatenate(
 
 @pytest.mark.parametrize("vad", [VoiceActivity.SILERO, VoiceActivity.NONE])
 @given(steps=st.lists(st.integers(1, 400_001), max_size=40))
+@example(steps=[30 * SAMPLE_RATE * 2])
 async def test_a_growing_recording_is_cut_as_a_complete_one(vad: VoiceActivity, steps: list[int]) -> None:
     """However ffmpeg hands it out, down to half a sample."""
     with tempfile.TemporaryDirectory() as folder:
