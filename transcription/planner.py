@@ -67,30 +67,37 @@ class Turns(Generic[Name]):
     """Who has been served how much, in audio-seconds; the least served comes next.
 
     Who joins starts at the level that an even share would have reached, so that nobody gains by waiting or by coming
-    back, and a crowd of newcomers cannot hold up those who were there before. Source: weighted fair queueing's virtual
-    time (Demers, Keshav, Shenker 1989), with equal weights.
+    back, and a crowd of newcomers cannot hold up those who were there before. Who is served alone is at that level,
+    and of equals a newcomer goes first: a clip goes before the next batch of a file that had all to itself. Source:
+    weighted fair queueing's virtual time (Demers, Keshav, Shenker 1989), with equal weights.
     """
 
     def __init__(self) -> None:
         self._served_s: dict[Name, float] = {}
+        self._unserved: set[Name] = set()
         self._even_s = 0.0
 
     def __repr__(self) -> str:
         return f"<Turns { ({name: round(s - self._even_s, 1) for name, s in self._served_s.items()}) }>"
 
     def __iter__(self) -> Iterator[Name]:
-        """The least served first; among equals who came first."""
-        return iter(sorted(self._served_s, key=self._served_s.__getitem__))
+        """The least served first; among equals those who had nothing yet, in the order in which they came."""
+        return iter(sorted(self._served_s, key=lambda name: (self._served_s[name], name not in self._unserved)))
 
     def join(self, name: Name) -> None:
-        self._served_s.setdefault(name, self._even_s)
+        if name not in self._served_s:
+            self._served_s[name] = self._even_s
+            self._unserved.add(name)
 
     def leave(self, name: Name) -> None:
         self._served_s.pop(name, None)
+        self._unserved.discard(name)
 
     def charge(self, name: Name, seconds: float) -> None:
         self._served_s[name] += seconds
-        self._even_s += seconds / len(self._served_s)
+        self._unserved.discard(name)
+        alone = len(self._served_s) == 1
+        self._even_s = self._served_s[name] if alone else self._even_s + seconds / len(self._served_s)
 
 
 @dataclass(slots=True)

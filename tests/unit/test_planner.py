@@ -188,12 +188,16 @@ def test_turns_start_even() -> None:
     turns.join("a")
     turns.charge("a", 10.0)
     turns.join("b")
-    assert list(turns) == ["a", "b"]
+    assert list(turns) == ["b", "a"], "who had nothing yet goes first among equals"
     turns.charge("b", 6.0)
     turns.charge("a", 4.0)
     turns.leave("b")
     turns.join("b")
     assert repr(turns) == "<Turns {'a': -1.0, 'b': 0.0}>"
+    turns.leave("b")
+    turns.charge("a", 5.0)
+    turns.join("b")
+    assert list(turns) == ["b", "a"], "who is served alone is owed nothing afterwards"
 
 
 KEYS = ("", "a", "b")
