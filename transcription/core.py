@@ -160,7 +160,10 @@ class Transcript:
     device: str
     compute_type: str
     timings_s: dict[str, float] = field(default_factory=dict)
-    """Seconds by stage: "fetch", "decode", "voice_activity", "transcribe", "total" … where they took place."""
+    """Seconds by stage: "download", "decode", "voice_activity", "transcribe", "total" … where they took place.
+
+    Stages overlap: their sum is no total.
+    """
 
     @property
     def text(self) -> str:
