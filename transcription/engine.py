@@ -33,7 +33,7 @@ ANSWER_WITHIN_S = 300.0
 """A batch takes no longer than this, its model's loading included, and twenty times its audio: else it is stuck."""
 
 RESPAWN_DELAYS_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Waits before the child is started again; the last one repeats. A child that said hello starts from the first."""
+"""Waits before the child is started again; the last one repeats. A child that was ready starts from the first."""
 
 NICENESS = 2
 """The engine's, on a CPU: the server, and ffmpeg for a short clip, go before a long file's next batch."""
@@ -180,35 +180,33 @@ class Engine:
 
         Raises WorkerCrashed when the child dies meanwhile, OutOfMemory when so many do not fit, EngineFailed.
         """
-        try:
-            async with asyncio.timeout(START_TIMEOUT_S + ANSWER_WITHIN_S + 20 * audio_s(requests)):
-                reply = await self._call(
-                    "transcribe",
-                    requests[0].options.model,
-                    requests=[protocol.plain(request) for request in requests],
-                    request_id=" ".join(request_ids) or None,
-                )
-        except TimeoutError:
-            log.error("a batch takes for ever: the engine's process is replaced", pid=self.pid)
-            self._kill()
-            raise WorkerCrashed() from None
+        reply = await self._call(
+            "transcribe",
+            requests[0].options.model,
+            [request.segment for request in requests],
+            requests=[protocol.plain(request) for request in requests],
+            request_id=" ".join(request_ids) or None,
+        )
         return [EngineFailed() if "error" in data else protocol.result_from(data) for data in reply["results"]]
 
     async def detect_language(self, segments: Sequence[Segment], model: str) -> Language:
         """The language of the speech in *segments*. Raises as `transcribe` does."""
-        reply = await self._call("detect_language", model, segments=[protocol.plain(segment) for segment in segments])
+        described = [protocol.plain(segment) for segment in segments]
+        reply = await self._call("detect_language", model, segments, segments=described)
         return Language(**reply["language"])
 
     async def load(self, model: str) -> None:
         """Bring *model* into memory. Raises ModelUnavailable, or as `transcribe` does."""
         await self._call("load", model)
 
-    async def _call(self, op: str, model: str, **content: Any) -> dict[str, Any]:
+    async def _call(self, op: str, model: str, heard: Sequence[Segment] = (), /, **content: Any) -> dict[str, Any]:
+        """The child's answer. *heard*: what it is to listen to, which says how long it may take."""
         weights = await self._weights(model)
         await self.wait_until_up()
         call = {"op": op, "model": model, "path": str(weights.path), "bytes": weights.bytes}
         self._used_at[model] = self._clock()
-        reply = await self._send(call | {"request_id": telemetry.current_request_id()} | content)
+        within_s = ANSWER_WITHIN_S + 20 * sum(segment.duration_s for segment in heard)
+        reply = await self._send(call | {"request_id": telemetry.current_request_id()} | content, within_s)
         self._used_at[model] = self._clock()
         if reply.get("out_of_memory"):
             raise GpuOutOfMemory() if self.device == "cuda" else OutOfMemory()
@@ -217,16 +215,23 @@ class Engine:
             raise EngineFailed()
         return reply
 
-    async def _send(self, call: dict[str, Any]) -> dict[str, Any]:
-        """The child's answer to *call*. Raises WorkerCrashed when it dies before."""
-        assert self._child is not None
-        assert self._child.stdin is not None
+    async def _send(self, call: dict[str, Any], within_s: float) -> dict[str, Any]:
+        """The child's answer to *call*. Raises WorkerCrashed when it dies before; it is killed after *within_s*."""
+        child = self._child
+        assert child is not None
+        assert child.stdin is not None
         number = next(self._ids)
         answered = self._calls[number] = asyncio.get_running_loop().create_future()
         try:
-            self._child.stdin.write(protocol.line({"id": number} | call))
-            await self._child.stdin.drain()
-            reply: dict[str, Any] = await answered
+            async with asyncio.timeout(within_s):
+                child.stdin.write(protocol.line({"id": number} | call))
+                await child.stdin.drain()
+                reply: dict[str, Any] = await answered
+        except TimeoutError:
+            log.error("a call takes for ever: the engine's process is replaced", pid=child.pid, op=call["op"])
+            if child.returncode is None:
+                child.kill()
+            raise WorkerCrashed() from None
         except (BrokenPipeError, ConnectionResetError):
             raise WorkerCrashed() from None
         finally:
@@ -249,7 +254,7 @@ class Engine:
                 deaths += 1
 
     async def _run_child(self) -> bool:
-        """One child's life, from start to end. Returns whether it ever said hello."""
+        """One child's life, from start to end. Returns whether it was ready at its end."""
         child = self._child = await self._started()
         self._unheard_since = None
         nurses: list[asyncio.Task[None]] = []
@@ -270,7 +275,7 @@ class Engine:
             log.error("the engine's process ended", pid=child.pid, returncode=await child.wait())
         finally:
             self._up.clear()
-            self._warm, self._loaded = False, []
+            was_warm, self._warm, self._loaded = self._warm, False, []
             for answered in self._calls.values():
                 if not answered.done():
                     answered.set_exception(WorkerCrashed())
@@ -279,7 +284,7 @@ class Engine:
             if child.returncode is None:
                 child.kill()
             await child.wait()
-        return bool(nurses)
+        return was_warm
 
     async def _started(self) -> asyncio.subprocess.Process:
         placement = self._placement
@@ -365,7 +370,3 @@ class Engine:
         self._up.clear()
         if self._child and self._child.returncode is None:
             self._child.kill()
-
-
-def audio_s(requests: Sequence[SegmentRequest]) -> float:
-    return sum(request.segment.duration_s for request in requests)

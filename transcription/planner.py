@@ -170,7 +170,7 @@ class BatchPlanner:
 
     def limit(self, device: str, model: str, batch_size: int) -> None:
         """From now on no more than *batch_size* of *model*'s segments share a batch on *device*: more did not fit."""
-        self._smaller[device, model] = batch_size
+        self._smaller[device, model] = min(batch_size, self._smaller.get((device, model), batch_size))
 
     def cancel(self, request: int) -> None:
         """Forget what *request* waits for; what is being decoded already is not known here any more."""
