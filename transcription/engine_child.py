@@ -149,7 +149,10 @@ def decoded(model: Whisper, requests: Sequence[SegmentRequest]) -> list[Transcri
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        log.exception("decoding failed", segments=len(requests))
+        if isinstance(error, FileNotFoundError):
+            log.debug("a recording is gone: whoever sent it has left", segments=len(requests))
+        else:
+            log.exception("decoding failed", segments=len(requests))
         if len(requests) == 1:
             return [f"{type(error).__name__}: {error}"]
     return [result for request in requests for result in decoded(model, [request])]
