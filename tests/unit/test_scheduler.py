@@ -6,8 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from errors import EngineFailed, NotReady, OutOfMemory, ServiceError, WorkerCrashed
 from transcription.core import Segment, SegmentRequest, TranscriptionOptions, TranscriptSegment
@@ -258,3 +261,53 @@ async def test_segments_are_not_looked_for_far_ahead() -> None:
         await turns_until(lambda: found > LOOK_AHEAD)
         await results.aclose()
     assert repr(scheduler) == "<SegmentScheduler requests=0 waiting=0>"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 9), min_size=1, max_size=5),
+    streams=st.lists(st.integers(1, 3), min_size=1, max_size=2),
+    batch_size=st.integers(1, 4),
+    seed=st.integers(0, 2**32).map(Random),
+)
+def test_whatever_order_batches_end_in(counts: list[int], streams: list[int], batch_size: int, seed: Random) -> None:
+    """Engines die, some batches overtake others, some callers leave: each that stays has all its text, in order."""
+    leaving = {f"{number}.pcm" for number in range(len(counts)) if seed.random() < 0.2}
+
+    class Restless(FakeEngine):
+        async def transcribe(
+            self, requests: Sequence[SegmentRequest], *, request_ids: Sequence[str] = ()
+        ) -> list[TranscriptSegment | ServiceError]:
+            for _ in range(seed.randrange(6)):
+                await asyncio.sleep(0)
+            return await super().transcribe(requests)
+
+    async def heard(scheduler: SegmentScheduler, name: str, count: int) -> list[str]:
+        found: list[str] = []
+        async with contextlib.aclosing(scheduler.submit(some(count, name), OPTIONS)) as results:
+            async for result in results:
+                found.append(result.text)
+                if name in leaving:
+                    break
+        return found
+
+    async def run() -> None:
+        # Once each: with a neighbour's death that makes two of three attempts.
+        deadly = {
+            (f"{number}.pcm", index): 1
+            for number, count in enumerate(counts)
+            for index in range(count)
+            if seed.random() < 0.1
+        }
+        engines = [Restless(dies=deadly, streams=number) for number in streams]
+        async with scheduling(*engines, batch_size=batch_size) as scheduler:
+            names = [f"{number}.pcm" for number in range(len(counts))]
+            texts = await asyncio.gather(
+                *(heard(scheduler, name, count) for name, count in zip(names, counts, strict=True))
+            )
+            assert repr(scheduler) == "<SegmentScheduler requests=0 waiting=0>"
+        for name, count, found in zip(names, counts, texts, strict=True):
+            whole = [f"{name}:{index}" for index in range(count)]
+            assert found == (whole[:1] if name in leaving else whole)
+
+    asyncio.run(run())
