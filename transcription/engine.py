@@ -42,8 +42,13 @@ PING = protocol.line({"id": 0, "op": "ping"})
 
 COMMAND = (sys.executable, "-m", "transcription.engine_child")
 
-ONE_THREAD_EACH = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "VECLIB_MAXIMUM_THREADS": "1"}
-"""Spectrograms are small: numpy's own threads wait for each other at the streams' expense (a fifth of the time)."""
+ENVIRONMENT = {
+    # Spectrograms are small: numpy's own threads wait for each other at the streams' expense (a fifth of the time).
+    "OPENBLAS_NUM_THREADS": "1",
+    "VECLIB_MAXIMUM_THREADS": "1",
+    # With a heap for each thread, glibc keeps what one has freed from the others: 70 MB more after 80 clips.
+    "MALLOC_ARENA_MAX": "1",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +310,7 @@ class Engine:
             stdout=asyncio.subprocess.PIPE,
             limit=protocol.MAX_LINE_BYTES,
             cwd=Path(__file__).parent.parent,
-            env=os.environ | ONE_THREAD_EACH,
+            env=os.environ | ENVIRONMENT,
         )
 
     async def _warm_up(self) -> None:

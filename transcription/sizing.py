@@ -15,8 +15,8 @@ from transcription.footprint import footprint
 from transcription.models import CATALOGUE, ModelSpec, spec
 
 CPU_BATCH_S = 20.0
-"""Audio in a batch on a CPU, a lone longer segment apart: a clip that comes in waits for a batch to end. 40 s gave 6 %
-more throughput and twice the wait (docs/decisions/0005-streams.md)."""
+"""Audio in a batch on a CPU, a lone longer segment apart: a clip that comes in waits for a batch to end
+(docs/decisions/0005-streams.md)."""
 
 OVER_PLAN = 1.5
 """A process that takes so many times what was planned for it is replaced even where its share of the memory is less:

@@ -28,7 +28,7 @@ def test_a_laptop_gets_one_engine_with_its_cores() -> None:
     """Weights once, a stream a core, batches that end soon."""
     sizing = on(24, 2)
     [engine] = sizing.placements
-    assert (engine.device, engine.streams, engine.threads, sizing.batch_size) == ("cpu", 2, 1, 4)
+    assert (engine.device, engine.streams, engine.threads, sizing.batch_size) == ("cpu", 2, 1, 2)
     assert math.isfinite(sizing.batch_s)
 
 
@@ -52,9 +52,9 @@ def test_replicas_share_cores_and_memory() -> None:
 
 def test_larger_models_come_in_smaller_batches() -> None:
     """The plan is made for the first model; a larger one that is asked for later takes more a segment."""
-    sizing = on(6, 2, "tiny.en")
-    assert sizing.batch_size == 4
-    assert sizing.smaller_batches["cpu", "large-v3"] < 4
+    sizing = on(6, 2, "tiny.en", wish=Wish(batch_size=8))
+    assert sizing.batch_size == 8
+    assert sizing.smaller_batches["cpu", "large-v3"] < 8
     assert ("cpu", "tiny.en") not in sizing.smaller_batches
 
 
