@@ -73,6 +73,8 @@ class Plan:
     """Batches that each replica decodes at the same time."""
     threads: int
     """Of each stream."""
+    express: bool
+    """Whether each replica has one stream more, for clips alone: they wait for no long file's batch."""
     batch_size: int
     """Segments decoded together at most."""
     replica_bytes: int
@@ -110,12 +112,15 @@ def plan(
     ]
     fitting = list(takewhile(lambda step: step[0] * model.total_bytes(*step[1:]) <= budget_bytes, steps))
     chosen_replicas, chosen_streams, chosen_size = fitting[-1] if fitting else (1, 1, 1)
+    express_bytes = model.stream_bytes + chosen_size * model.slot_bytes
+    with_express = chosen_replicas * (model.total_bytes(chosen_streams, chosen_size) + express_bytes)
     limited_by: LimitedBy = "setting" if replicas or streams or batch_size else "cores"
     return Plan(
         device=device,
         replicas=chosen_replicas,
         streams=chosen_streams,
         threads=max(1, cores // (chosen_replicas * chosen_streams)) if on_cpu else 1,
+        express=on_cpu and with_express <= budget_bytes,
         batch_size=chosen_size,
         replica_bytes=budget_bytes // chosen_replicas,
         limited_by=limited_by if len(fitting) == len(steps) else "memory",

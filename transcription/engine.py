@@ -67,6 +67,8 @@ class Placement:
     compute_type: str = "auto"
     streams: int = 1
     """Batches decoded at the same time, on weights held once."""
+    express: bool = False
+    """One stream more, for clips alone: they need not wait for a long file's batch to end."""
     threads: int = 1
     """Of one stream, on a CPU."""
     models_bytes: int = 2**63
@@ -129,6 +131,10 @@ class Engine:
     @property
     def streams(self) -> int:
         return self._placement.streams
+
+    @property
+    def express(self) -> bool:
+        return self._placement.express
 
     @property
     def device(self) -> str:
@@ -297,7 +303,7 @@ class Engine:
             "parent": os.getpid(),
             "device": placement.device,
             "compute_type": placement.compute_type,
-            "streams": placement.streams,
+            "streams": placement.streams + placement.express,
             "threads": placement.threads,
             "models_bytes": placement.models_bytes,
             "niceness": NICENESS,

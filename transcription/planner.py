@@ -25,6 +25,9 @@ from transcription.core import (
 LENGTH_CLASSES_S = (8.0, 13.0, 18.0)
 """Segments of like length share a batch: it is encoded over the window of its longest (`whisper.window_frames`)."""
 
+CLIP_SEGMENTS = 2
+"""A request that waits for so few segments is a clip, or a file at its beginning: somebody waits for just these."""
+
 LOWER_CLASS_EVERY = 8
 """Every so many batches the lowest priority class that waits comes first: put back, not starved."""
 
@@ -177,15 +180,16 @@ class BatchPlanner:
         if line := self._lines.pop(request, None):
             self._leave(request, line.caller)
 
-    def next_batch(self, device: str = "") -> list[Pending]:
-        """Up to a batch of segments that may share one, for an engine on *device*; empty when nothing waits."""
-        if not self._lines:
+    def next_batch(self, device: str = "", *, clips_only: bool = False) -> list[Pending]:
+        """Up to a batch of segments that may share one, for an engine on *device*; empty when nothing waits, or no clip."""
+        order = [request for request in self._order() if self._is_clip(request) or not clips_only]
+        if not order:
             return []
         self._batches += 1
-        order = self._order()
+        clip = self._is_clip(order[0])
         head = self._take(order[0], self._lines[order[0]].oldest().kind)
         batch, room_s = [head], self._batch_s - head.segment.duration_s
-        kind, clip = head.kind, head.request not in self._lines
+        kind = head.kind
         size = min(self._batch_size, self._smaller.get((device, head.options.model), self._batch_size))
         while len(batch) < size:
             # NOTE: asked anew for each segment: who was just served goes back in the order.
@@ -201,12 +205,14 @@ class BatchPlanner:
 
         A clip's answer waits for the whole batch; a long file's does not, and has other batches to go into.
         """
-        line = self._lines[request]
-        return kind in line.by_kind and not (clip and len(line) > self._batch_size)
+        return kind in self._lines[request].by_kind and (self._is_clip(request) or not clip)
+
+    def _is_clip(self, request: int) -> bool:
+        return len(self._lines[request]) <= CLIP_SEGMENTS
 
     def _order(self) -> list[int]:
         """Requests with something waiting, whose turn it is first: by class, by caller, by request."""
-        classes = sorted(self._turns, reverse=self._batches % LOWER_CLASS_EVERY == 0)
+        classes = sorted(self._turns, reverse=self._batches % LOWER_CLASS_EVERY == LOWER_CLASS_EVERY - 1)
         return [
             request
             for priority in classes

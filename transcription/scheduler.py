@@ -35,6 +35,10 @@ class Decoder(Protocol):
         """Batches that it decodes at the same time."""
 
     @property
+    def express(self) -> bool:
+        """Whether it decodes one more, of clips alone."""
+
+    @property
     def up(self) -> bool:
         """Whether it takes work."""
 
@@ -70,18 +74,20 @@ class SegmentScheduler:
         self._planner = planner
         self._requests: dict[int, _Request] = {}
         self._numbers = itertools.count()
-        self._work = asyncio.Event()
         self._streams: list[asyncio.Task[None]] = []
+        self._work: list[asyncio.Event] = []
+        """One for each stream: something may be there for it."""
 
     def __repr__(self) -> str:
         return f"<SegmentScheduler requests={len(self._requests)} waiting={len(self._planner)}>"
 
     async def __aenter__(self) -> Self:
-        self._streams = [
-            asyncio.create_task(self._decode_batches(engine), name="scheduler")
-            for engine in self._engines
-            for _ in range(engine.streams)
-        ]
+        for engine in self._engines:
+            for number in range(engine.streams + engine.express):
+                work = asyncio.Event()
+                stream = self._decode_batches(engine, work, clips_only=number == engine.streams)
+                self._work.append(work)
+                self._streams.append(asyncio.create_task(stream, name="scheduler"))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -135,28 +141,32 @@ class SegmentScheduler:
                     return
                 request.submitted += 1
                 self._planner.add(Pending(number, segment, options, caller, name))
-                self._work.set()
+                self._wake()
                 await request.room.acquire()
             request.all_submitted = True
             request.changed.set()
         except Exception as error:
             request.fail(error)
 
-    async def _decode_batches(self, engine: Decoder) -> None:
+    def _wake(self) -> None:
+        for work in self._work:
+            work.set()
+
+    async def _decode_batches(self, engine: Decoder, work: asyncio.Event, *, clips_only: bool) -> None:
         """One stream of *engine*: a batch after another, for ever."""
         while True:
-            await self._work.wait()
+            await work.wait()
             try:
                 await engine.wait_until_up()
             except NotReady as error:
                 if not any(other.up for other in self._engines):
                     self._fail(self._requests, error)
                 continue
-            batch = self._planner.next_batch(engine.device)
+            batch = self._planner.next_batch(engine.device, clips_only=clips_only)
             if batch:
                 await self._decode(engine, batch)
             else:
-                self._work.clear()
+                work.clear()
 
     async def _decode(self, engine: Decoder, batch: list[Pending]) -> None:
         """Have *batch* decoded; each of its segments ends with its result, in the planner again, or with an error."""
@@ -206,7 +216,7 @@ class SegmentScheduler:
     def _put_back(self, batch: Iterable[Pending]) -> None:
         """Back to the planner with what somebody still waits for."""
         self._planner.put_back([pending for pending in batch if self._waits(pending.request)])
-        self._work.set()
+        self._wake()
 
     def _waits(self, number: int) -> bool:
         request = self._requests.get(number)

@@ -86,11 +86,12 @@ def sized(model: ModelSpec, wish: Wish, ram: MemoryReading, cuda: Sequence[Memor
 def placement(chosen: Plan, model: Footprint, wish: Wish) -> Placement:
     """One of *chosen*'s replicas. What its first model does not take is room for others beside it."""
     on_cpu = chosen.device == "cpu"
-    planned_bytes = model.total_bytes(chosen.streams, chosen.batch_size)
+    planned_bytes = model.total_bytes(chosen.streams + chosen.express, chosen.batch_size)
     return Placement(
         device=chosen.device,
         compute_type=wish.compute_type,
         streams=chosen.streams,
+        express=chosen.express,
         threads=chosen.threads,
         models_bytes=max(0, chosen.replica_bytes - planned_bytes) + model.weights_bytes,
         # A GPU's models do not lie in main memory.

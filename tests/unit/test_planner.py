@@ -66,6 +66,17 @@ def test_a_clip_shares_its_batch_with_clips_and_not_with_a_long_file() -> None:
     assert {request for request, _ in places(planner.next_batch())} == {1}
 
 
+def test_the_express_stream_takes_clips_alone() -> None:
+    """It is kept free for them."""
+    planner = BatchPlanner(4)
+    for index in range(20):
+        planner.add(pending(1, index))
+    assert planner.next_batch(clips_only=True) == []
+    planner.add(pending(2, 0))
+    assert places(planner.next_batch(clips_only=True)) == [(2, 0)]
+    assert len(planner) == 20
+
+
 def test_options_do_not_mix() -> None:
     """One batch is one call of the model: one beam size."""
     planner = BatchPlanner(4)

@@ -47,6 +47,7 @@ class FakeEngine:
         fails: str | None = None,
         *,
         streams: int = 1,
+        express: bool = False,
         fits: int = 99,
         up: bool = True,
     ) -> None:
@@ -56,6 +57,7 @@ class FakeEngine:
         self.asked = asyncio.Event()
         self.device = "cuda"
         self.streams = streams
+        self.express = express
         self.up = up
         self._dies = dies or {}
         self._fails = fails
@@ -192,6 +194,21 @@ async def test_every_stream_of_every_engine_is_fed() -> None:
         for engine in engines:
             engine.gate.set()
         assert await work == [f"a.pcm:{index}" for index in range(6)]
+
+
+async def test_a_clip_does_not_wait_for_a_long_file_where_there_is_an_express_stream() -> None:
+    """All other streams are at the file's batches; the clip is decoded at once, the file is not let in."""
+    engine = FakeEngine(streams=1, express=True)
+    engine.gate.clear()
+    async with scheduling(engine, batch_size=2) as scheduler:
+        file = asyncio.create_task(texts(scheduler, 40))
+        await turns_until(lambda: "waiting=38" in repr(scheduler))
+        clip = asyncio.create_task(texts(scheduler, 1, "clip.pcm"))
+        await turns_until(lambda: [("clip.pcm", 0)] in engine.batches)
+        assert sum(batch[0][0] == "a.pcm" for batch in engine.batches) == 1
+        engine.gate.set()
+        assert await clip == ["clip.pcm:0"]
+        assert len(await file) == 40
 
 
 async def test_a_failed_segment_fails_its_request_alone() -> None:
