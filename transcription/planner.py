@@ -181,7 +181,7 @@ class BatchPlanner:
             self._leave(request, line.caller)
 
     def next_batch(self, device: str = "", *, clips_only: bool = False) -> list[Pending]:
-        """Up to a batch of segments that may share one, for an engine on *device*; empty when nothing waits, or no clip."""
+        """Up to a batch of segments that may share one, for an engine on *device*; empty when none waits."""
         order = [request for request in self._order() if self._is_clip(request) or not clips_only]
         if not order:
             return []

@@ -14,9 +14,8 @@ from transcription.engine import Placement
 from transcription.footprint import footprint
 from transcription.models import CATALOGUE, ModelSpec, spec
 
-CPU_BATCH_S = 20.0
-"""Audio in a batch on a CPU, a lone longer segment apart: a clip that comes in waits for a batch to end
-(docs/decisions/0005-streams.md)."""
+CPU_BATCH_S = 40.0
+"""Audio in a batch on a CPU, where it takes as long as its audio: four segments of the shortest window's length."""
 
 OVER_PLAN = 1.5
 """A process that takes so many times what was planned for it is replaced even where its share of the memory is less:

@@ -26,14 +26,14 @@ def shape(plan: Plan) -> tuple[int, int, int, int]:
     ("memory_bytes", "cores", "model", "expected", "limited_by"),
     [
         (512 * MB, 1, "tiny", (1, 1, 1, 1), "memory"),
-        (1 * GB, 2, "base", (1, 2, 1, 2), "cores"),
-        (2 * GB, 2, "base", (1, 2, 1, 2), "cores"),
-        (2 * GB, 2, "small", (1, 2, 1, 2), "cores"),
-        (8 * GB, 8, "small", (1, 4, 2, 2), "cores"),
-        (24 * GB, 2, "tiny.en", (1, 2, 1, 2), "cores"),
-        (64 * GB, 32, "medium", (1, 4, 8, 2), "cores"),
+        (1 * GB, 2, "base", (1, 2, 1, 2), "memory"),
+        (2 * GB, 2, "base", (1, 2, 1, 4), "cores"),
+        (2 * GB, 2, "small", (1, 2, 1, 2), "memory"),
+        (8 * GB, 8, "small", (1, 4, 2, 4), "cores"),
+        (24 * GB, 2, "tiny.en", (1, 2, 1, 4), "cores"),
+        (64 * GB, 32, "medium", (1, 4, 8, 4), "cores"),
         (6 * GB, 4, "large-v3", (1, 3, 1, 1), "memory"),
-        (8 * GB, 6, "turbo", (1, 4, 1, 2), "cores"),
+        (8 * GB, 6, "turbo", (1, 4, 1, 4), "cores"),
     ],
 )
 def test_a_cpu_gets_one_replica_and_as_many_streams_as_fit(
@@ -86,9 +86,9 @@ def test_settings_are_taken_where_they_fit() -> None:
 
 def test_cores_are_divided_among_replicas_too() -> None:
     """Two replicas on four cores: two each, whether by streams or by threads."""
-    assert shape(plan(machine(24 * GB), 4, "cpu", PRICE, replicas=2)) == (2, 2, 1, 2)
-    assert shape(plan(machine(24 * GB), 4, "cpu", PRICE, replicas=2, streams=1)) == (2, 1, 2, 2)
-    assert shape(plan(machine(24 * GB), 8, "cpu", PRICE, streams=1)) == (1, 1, 8, 2)
+    assert shape(plan(machine(24 * GB), 4, "cpu", PRICE, replicas=2)) == (2, 2, 1, 4)
+    assert shape(plan(machine(24 * GB), 4, "cpu", PRICE, replicas=2, streams=1)) == (2, 1, 2, 4)
+    assert shape(plan(machine(24 * GB), 8, "cpu", PRICE, streams=1)) == (1, 1, 8, 4)
 
 
 @pytest.mark.parametrize(

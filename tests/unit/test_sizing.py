@@ -28,7 +28,7 @@ def test_a_laptop_gets_one_engine_with_its_cores() -> None:
     """Weights once, a stream a core, batches that end soon."""
     sizing = on(24, 2)
     [engine] = sizing.placements
-    assert (engine.device, engine.streams, engine.threads, sizing.batch_size) == ("cpu", 2, 1, 2)
+    assert (engine.device, engine.streams, engine.threads, sizing.batch_size) == ("cpu", 2, 1, 4)
     assert math.isfinite(sizing.batch_s)
 
 
