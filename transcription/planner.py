@@ -26,7 +26,7 @@ LENGTH_CLASSES_S = (8.0, 13.0, 18.0)
 """Segments of like length share a batch: it is encoded over the window of its longest (`whisper.window_frames`)."""
 
 CLIP_SEGMENTS = 2
-"""A request that waits for so few segments is a clip, or a file at its beginning: somebody waits for just these."""
+"""A request of which no more segments are known is a clip, or a file at its beginning."""
 
 LOWER_CLASS_EVERY = 8
 """Every so many batches the lowest priority class that waits comes first: put back, not starved."""
@@ -208,7 +208,8 @@ class BatchPlanner:
         return kind in self._lines[request].by_kind and (self._is_clip(request) or not clip)
 
     def _is_clip(self, request: int) -> bool:
-        return len(self._lines[request]) <= CLIP_SEGMENTS
+        line = self._lines[request]
+        return line.oldest().segment.index + len(line) <= CLIP_SEGMENTS
 
     def _order(self) -> list[int]:
         """Requests with something waiting, whose turn it is first: by class, by caller, by request."""
