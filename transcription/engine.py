@@ -46,7 +46,7 @@ ENVIRONMENT = {
     # Spectrograms are small: numpy's own threads wait for each other at the streams' expense (a fifth of the time).
     "OPENBLAS_NUM_THREADS": "1",
     "VECLIB_MAXIMUM_THREADS": "1",
-    # With a heap for each thread, glibc keeps what one has freed from the others: 70 MB more after 80 clips.
+    # With a heap for each thread, glibc keeps what one has freed from the others: 90 MB more after 240 clips.
     "MALLOC_ARENA_MAX": "1",
 }
 
