@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cores import available_cores
+
 _OF_A_REQUEST = re.compile(r"^\[Request [^]]*\] ")
 
 
@@ -30,7 +32,7 @@ class Busy:
 
     batches: int
     streams: int
-    """Of all engines together."""
+    """Batches that can run at the same time: the streams of all engines, or the cores where those are fewer."""
     busy_s: float | None
     """Seconds that streams spent decoding, added up; None where the server does not log them."""
     wall_s: float
@@ -40,8 +42,11 @@ class Busy:
         return None if self.busy_s is None else self.busy_s / (self.streams * self.wall_s)
 
 
-def busy(batches: Sequence[Mapping[str, Any]], engines: int, wall_s: float) -> Busy:
-    """Out of the "batch decoded" lines of one run. Every engine has as many streams as were seen in any."""
-    streams = engines * max(len({batch.get("stream") for batch in batches}), 1)
+def busy(batches: Sequence[Mapping[str, Any]], engines: int, wall_s: float, cores: int = 0) -> Busy:
+    """Out of the "batch decoded" lines of one run. Every engine has as many streams as were seen in any.
+
+    *cores*: 0, those that this process may use.
+    """
+    streams = min(engines * max(len({batch.get("stream") for batch in batches}), 1), cores or available_cores())
     told = bool(batches) and all("busy_s" in batch for batch in batches)
     return Busy(len(batches), streams, sum(batch["busy_s"] for batch in batches) if told else None, wall_s)

@@ -20,8 +20,8 @@ from transcription.replicas import MAX_ATTEMPTS
 log = structlog.get_logger(__name__)
 
 LOOK_AHEAD = 24
-"""Segments of one request that may be found and not yet handed over: enough to fill batches with segments of like length,
-and no more, so that a ten-hour recording takes no more memory than a short one, and its voice activity does not crowd
+"""Segments of one request that may be found and not yet handed over: enough to fill batches with segments of like
+length, and no more. A ten-hour recording takes no more memory than a short one, and its voice activity does not crowd
 out a clip that comes in with it (with 64, a clip sent in the file's first second took twice as long)."""
 
 

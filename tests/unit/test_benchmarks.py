@@ -206,8 +206,10 @@ def test_batches_are_found_in_the_log_whatever_request_they_are_of() -> None:
 def test_the_busy_share_is_of_all_streams() -> None:
     """Two streams that are busy half of the time each are half busy, not wholly."""
     batches = [{"stream": 0, "busy_s": 3.0}, {"stream": 1, "busy_s": 2.0}]
-    assert busy(batches, engines=1, wall_s=5.0).share == 0.5
-    assert busy(batches, engines=2, wall_s=5.0).share == 0.25
+    assert busy(batches, engines=1, wall_s=5.0, cores=8).share == 0.5
+    assert busy(batches, engines=2, wall_s=5.0, cores=8).share == 0.25
+    # More streams than cores: no more than the cores can be busy.
+    assert busy(batches, engines=2, wall_s=5.0, cores=1).share == 1.0
     # An older server tells neither.
     assert busy([{}], engines=1, wall_s=5.0) == Busy(1, 1, None, 5.0)
     assert busy([{}], engines=1, wall_s=5.0).share is None
