@@ -56,4 +56,4 @@ def test_tiny_takes_what_was_predicted(tmp_path: Path, ffmpeg_binary: Path) -> N
         check=True,
     )
     predicted_bytes = footprint(spec("tiny.en"), "int8", "cpu").total_bytes(1, BATCH_SIZE)
-    assert 0.85 < predicted_bytes / int(child.stdout) < 1.35
+    assert 0.85 < predicted_bytes / int(child.stdout) < 1.6

@@ -202,7 +202,7 @@ async def test_a_clip_does_not_wait_for_a_long_file_where_there_is_an_express_st
     engine.gate.clear()
     async with scheduling(engine, batch_size=2) as scheduler:
         file = asyncio.create_task(texts(scheduler, 40))
-        await turns_until(lambda: "waiting=38" in repr(scheduler))
+        await turns_until(lambda: f"waiting={LOOK_AHEAD - 1}" in repr(scheduler))
         clip = asyncio.create_task(texts(scheduler, 1, "clip.pcm"))
         await turns_until(lambda: [("clip.pcm", 0)] in engine.batches)
         assert sum(batch[0][0] == "a.pcm" for batch in engine.batches) == 1
