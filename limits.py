@@ -29,7 +29,7 @@ thread, 30 by one of two), but a short clip alone runs in one stream, on that st
 must not be too few."""
 
 CPU_BATCH_SIZE = 4
-"""Of 104 audio seconds a second with batches of 8, batches of 4 give 99 (two streams), in half of the memory."""
+"""Of 104 audio seconds a second with batches of 8, batches of 4 give 99 (two streams), in less memory."""
 
 CUDA_BATCH_SIZE = 16
 """faster-whisper's own choice for its GPU benchmarks; larger ones gain little and decode as long as their longest."""

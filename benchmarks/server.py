@@ -146,7 +146,6 @@ class Server:
             "MODEL_DIR": str(MODEL_DIR),
             "MODEL_SIZE": model,
             "MODEL_DOWNLOADS": "false",
-            "DEVICE": "cpu",
             "DEVICES": "cpu",
             "COMPUTE_TYPE": "int8",
             "BEAM_SIZE": str(beam_size),

@@ -138,7 +138,8 @@ class Engine:
 
     @property
     def device(self) -> str:
-        return self._hello.device if self._hello else self._placement.device
+        """Where it was placed, such as "cuda:1"; "auto" is resolved once the child has said hello."""
+        return self._hello.device if self._hello and self._placement.device == "auto" else self._placement.device
 
     @property
     def compute_type(self) -> str:
@@ -220,7 +221,7 @@ class Engine:
         reply = await self._send(call | {"request_id": telemetry.current_request_id()} | content, within_s)
         self._used_at[model] = self._clock()
         if reply.get("out_of_memory"):
-            raise GpuOutOfMemory() if self.device == "cuda" else OutOfMemory()
+            raise GpuOutOfMemory() if self.device.startswith("cuda") else OutOfMemory()
         if "error" in reply:
             log.error("the engine failed", op=op, model=model)
             raise EngineFailed()

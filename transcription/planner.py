@@ -83,6 +83,9 @@ class Turns(Generic[Name]):
     def __repr__(self) -> str:
         return f"<Turns { ({name: round(s - self._even_s, 1) for name, s in self._served_s.items()}) }>"
 
+    def __len__(self) -> int:
+        return len(self._served_s)
+
     def __iter__(self) -> Iterator[Name]:
         """The least served first; among equals those who had nothing yet, in the order in which they came."""
         return iter(sorted(self._served_s, key=lambda name: (self._served_s[name], name not in self._unserved)))
@@ -236,6 +239,6 @@ class BatchPlanner:
         """*request* waits for nothing any more; nor, perhaps, does its caller."""
         requests = self._requests[caller]
         requests.leave(request)
-        if not any(True for _ in requests):
+        if not requests:
             del self._requests[caller]
             self._turns[caller.priority].leave(caller.key)

@@ -74,7 +74,8 @@ class Replicas:
 
     @property
     def device(self) -> str:
-        return self.engines[0].device
+        """What kind they compute on: "cpu" or "cuda"."""
+        return self.engines[0].device.partition(":")[0]
 
     @property
     def compute_type(self) -> str:

@@ -185,12 +185,11 @@ class SegmentScheduler:
             self._fail((pending.request for pending in batch), error)
         else:
             for pending, result in zip(batch, results, strict=True):
-                if request := self._requests.get(pending.request):
-                    if isinstance(result, ServiceError):
-                        request.fail(result)
-                    else:
-                        request.results[pending.segment.index] = result
-                        request.changed.set()
+                if isinstance(result, ServiceError):
+                    self._fail([pending.request], result)
+                elif request := self._requests.get(pending.request):
+                    request.results[pending.segment.index] = result
+                    request.changed.set()
 
     def _fail(self, numbers: Iterable[int], error: Exception) -> None:
         for number in list(numbers):

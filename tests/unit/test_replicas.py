@@ -170,6 +170,14 @@ def test_ready_when_one_engine_is(search: Search) -> None:
     together.check_ready()
 
 
+def test_engines_are_known_by_the_device_that_the_sizing_names(search: Search) -> None:
+    """Smaller batches are kept by GPU, "cuda:1"; a transcript tells only what kind of device it was."""
+    together = Replicas(search, [Placement("cuda:0"), Placement("cuda:1")], model="tiny.en")
+
+    assert [engine.device for engine in together.engines] == ["cuda:0", "cuda:1"]
+    assert together.device == "cuda"
+
+
 def test_every_model_in_memory_is_named_once(search: Search) -> None:
     """For GET /models it does not matter which engine has it."""
     assert replicas(search, FakeEngine("a", "b"), FakeEngine("c", "a")).loaded() == ["a", "b", "c"]
