@@ -33,8 +33,8 @@ from ffmpeg import FFmpeg
 from memory import cuda_memory, read_ram
 from settings import Settings
 from transcription import models
-from transcription.engine import Weights
 from transcription.models import ModelLibrary
+from transcription.placement import Weights
 from transcription.planner import BatchPlanner
 from transcription.replicas import Replicas
 from transcription.scheduler import SegmentScheduler

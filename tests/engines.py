@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from transcription.core import SAMPLE_RATE, Segment, SegmentRequest, TranscriptionOptions
-from transcription.engine import Engine, Placement, Weights
+from transcription.engine import Engine
 from transcription.models import ModelLibrary
+from transcription.placement import Placement, Weights
 from transcription.replicas import Replicas, WeightsFinder
 
 OPTIONS = TranscriptionOptions("tiny.en", "en")

@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +20,7 @@ import telemetry
 from errors import EngineFailed, GpuOutOfMemory, NotReady, OutOfMemory, ServiceError, WorkerCrashed
 from transcription import protocol
 from transcription.core import Segment, SegmentRequest, TranscriptSegment
+from transcription.placement import Placement, Weights
 from transcription.protocol import Hello, Language
 from transcription.vitals import BEAT_S, Verdict, verdict
 
@@ -49,32 +49,6 @@ ENVIRONMENT = {
     # With a heap for each thread, glibc keeps what one has freed from the others: 90 MB more after 240 clips.
     "MALLOC_ARENA_MAX": "1",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Where a model's weights lie, and the memory that it takes once loaded."""
-
-    path: Path
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """What an engine computes on, and with how much of it. The defaults are for a model alone on one core."""
-
-    device: str = "auto"
-    compute_type: str = "auto"
-    streams: int = 1
-    """Batches decoded at the same time, on weights held once."""
-    express: bool = False
-    """One stream more, for clips alone: they need not wait for a long file's batch to end."""
-    threads: int = 1
-    """Of one stream, on a CPU."""
-    models_bytes: int = 2**63
-    """Models are held side by side up to this size together."""
-    bound_bytes: int | None = None
-    """A process that takes more memory than this is replaced."""
 
 
 class Engine:

@@ -9,7 +9,8 @@ from typing import Self
 
 from errors import NotReady, WorkerCrashed
 from transcription.core import Segment
-from transcription.engine import Engine, Placement, Weights
+from transcription.engine import Engine
+from transcription.placement import Placement, Weights
 from transcription.protocol import Language
 
 MAX_ATTEMPTS = 3

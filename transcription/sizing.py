@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from errors import ConfigurationError
 from limits import Footprint, Plan, plan
 from memory import MemoryReading
-from transcription.engine import Placement
 from transcription.footprint import footprint
 from transcription.models import CATALOGUE, ModelSpec, spec
+from transcription.placement import Placement
 
 CPU_BATCH_S = 40.0
 """Audio in a batch on a CPU, where it takes as long as its audio: four segments of the shortest window's length."""

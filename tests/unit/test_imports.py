@@ -10,17 +10,17 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 LAYERS = (
-    ("errors", "transcription.core", "transcription.languages", "settings", "cgroup"),
+    ("errors", "transcription.core", "transcription.placement", "transcription.languages", "settings", "cgroup"),
     ("memory", "cores", "limits", "transcription.vitals"),
     ("telemetry", "ffmpeg", "workfolder", "transcription.protocol", "transcription.words", "transcription.planner"),
     ("transcription.subtitle_units", "transcription.pcm", "downloads.urls", "downloads.proxy_messages"),
     ("transcription.subtitles", "recording", "transcription.weights"),
     ("transcription.formats", "transcription.models", "transcription.audio", "transcription.speech"),
-    ("transcription.footprint",),
+    ("transcription.footprint", "transcription.sizing"),
     ("transcription.pyannote_child", "transcription.whisper", "downloads.media", "downloads.extract"),
     ("downloads.egress", "downloads.ytdlp_child", "downloads.ytdlp", "transcription.engine_child"),
     ("downloads.fetch", "transcription.engine", "transcription.replicas", "transcription.scheduler"),
-    ("transcription.service", "transcription.sizing"),
+    ("transcription.service",),
     ("api",),
     ("main",),
 )

@@ -12,7 +12,7 @@ import pytest
 
 from errors import ModelUnavailable, NotReady, WorkerCrashed
 from transcription.core import Segment
-from transcription.engine import Placement, Weights
+from transcription.placement import Placement, Weights
 from transcription.protocol import Language
 from transcription.replicas import MAX_ATTEMPTS, Replicas, WeightsFinder
 
