@@ -11,8 +11,10 @@ class ServiceError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "INTERNAL_ERROR"
 
-    def __init__(self, message: str | None = None) -> None:
+    def __init__(self, message: str | None = None, *, retry_after_s: float | None = None) -> None:
+        """*retry_after_s*: when to come back, where that is known."""
         super().__init__(message or self.default_message())
+        self.retry_after_s = retry_after_s
 
     @classmethod
     def default_message(cls) -> str:
@@ -184,6 +186,45 @@ class DownloadTimeout(ServiceError):
     """The download took longer than this server allows."""
 
     status, code = 504, "DOWNLOAD_TIMEOUT"
+
+
+# --- admission -------------------------------------------------------------------------------------------------------
+
+
+class TooLarge(ServiceError):
+    """This piece of work needs more memory than this server has for it."""
+
+    status, code = 413, "TOO_LARGE"
+
+
+class QueueFull(ServiceError):
+    """The waiting line is full; come back when the backlog has been worked off."""
+
+    status, code = 429, "QUEUE_FULL"
+
+
+class KeyBusy(ServiceError):
+    """This key has as many requests in flight as it may have."""
+
+    status, code = 429, "KEY_BUSY"
+
+
+class QuotaUsed(ServiceError):
+    """This key has had the audio that it may have today."""
+
+    status, code = 429, "QUOTA_USED"
+
+
+class QueueTimeout(ServiceError):
+    """The request waited for its turn as long as this server, or its X-Request-Timeout, allows."""
+
+    status, code = 503, "TIMEOUT"
+
+
+class DeadlineTooNear(ServiceError):
+    """The transcript cannot be ready within X-Request-Timeout."""
+
+    status, code = 503, "DEADLINE_TOO_NEAR"
 
 
 # --- the engine ------------------------------------------------------------------------------------------------------

@@ -1,14 +1,17 @@
-"""How much of the engine a machine gets: replicas, streams, threads and batch size, by its memory and cores.
+"""How much of a machine the engine gets (replicas, streams, threads, batch size), and who holds the rest of its memory.
 
 Knows nothing of transcription: what a model takes comes as a Footprint, and decisions are pure.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal
 
+from errors import TooLarge
 from memory import MemoryReading
 
 LimitedBy = Literal["cores", "memory", "setting"]
@@ -33,6 +36,11 @@ CPU_BATCH_SIZE = 4
 
 CUDA_BATCH_SIZE = 16
 """faster-whisper's own choice for its GPU benchmarks; larger ones gain little and decode as long as their longest."""
+
+
+HEADROOM_BYTES = 16 * 2**20
+"""Of the memory that is free at the moment, so much is left: a reading is half a second old, and the kernel's counters
+lag behind by some pages a core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,3 +139,92 @@ def reserve_bytes(total_bytes: int, device: str) -> int:
     if device != "cpu":
         return total_bytes // CUDA_RESERVE_SHARE
     return min(MOST_RESERVE_BYTES, max(LEAST_RESERVE_BYTES, total_bytes // RESERVE_SHARE))
+
+
+class MemorySemaphore:
+    """Bytes of one device, lent to the work that runs: never more than *budget_bytes* together. Lives on one loop.
+
+    First come, first served: what is large and waits is not passed by what is small. Nothing is lent either where
+    the device has not so much free at the moment, because other processes have eaten it.
+    """
+
+    def __init__(self, budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes
+        self.lent_bytes = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._seen_free_bytes: int | None = None
+        self._lent_since_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<MemorySemaphore {self.lent_bytes} of {self.budget_bytes}, waiting={len(self._waiting)}>"
+
+    @property
+    def waiting(self) -> int:
+        """Pieces of work that wait for their bytes."""
+        return len(self._waiting)
+
+    @property
+    def pressed(self) -> bool:
+        """Whether somebody waits though the budget has room for it: other processes have its memory."""
+        return bool(self._waiting) and self._has_room(self._waiting[0][0]) and not self._is_free(self._waiting[0][0])
+
+    def fits(self, amount_bytes: int) -> bool:
+        """Whether so much would be lent at once."""
+        return not self._waiting and self._has_room(amount_bytes) and self._is_free(amount_bytes)
+
+    def observe(self, free_bytes: int) -> None:
+        """Tell what the device has free now, as it was read."""
+        self._seen_free_bytes = free_bytes
+        self._lent_since_bytes = 0
+        self._lend()
+
+    async def acquire(self, amount_bytes: int) -> None:
+        """Wait until *amount_bytes* are lent. Raises TooLarge where the whole budget does not suffice."""
+        if amount_bytes > self.budget_bytes:
+            raise TooLarge(
+                f"This needs {amount_bytes / 2**20:.0f} MiB, and this server has {self.budget_bytes / 2**20:.0f} MiB."
+            )
+        if self.fits(amount_bytes):
+            self._take(amount_bytes)
+            return
+        lent = asyncio.get_running_loop().create_future()
+        waiting = (amount_bytes, lent)
+        self._waiting.append(waiting)
+        try:
+            await lent
+        except asyncio.CancelledError:
+            if lent.done() and not lent.cancelled():
+                self.release(amount_bytes)
+            else:
+                self._waiting.remove(waiting)
+                self._lend()
+            raise
+
+    def release(self, amount_bytes: int) -> None:
+        self.lent_bytes -= amount_bytes
+        self._lend()
+
+    def _has_room(self, amount_bytes: int) -> bool:
+        return self.lent_bytes + amount_bytes <= self.budget_bytes
+
+    def _is_free(self, amount_bytes: int) -> bool:
+        if self._seen_free_bytes is None:
+            return True
+        return self._lent_since_bytes + amount_bytes + HEADROOM_BYTES <= self._seen_free_bytes
+
+    def _take(self, amount_bytes: int) -> None:
+        self.lent_bytes += amount_bytes
+        self._lent_since_bytes += amount_bytes
+
+    def _lend(self) -> None:
+        while self._waiting and self._has_room(self._waiting[0][0]) and self._is_free(self._waiting[0][0]):
+            amount_bytes, lent = self._waiting.popleft()
+            if not lent.done():
+                self._take(amount_bytes)
+                lent.set_result(None)
+
+
+if __name__ == "__main__":
+    from planning import main
+
+    raise SystemExit(main())

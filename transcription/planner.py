@@ -7,20 +7,19 @@ robin does: who has been served least comes next (docs/decisions/0004-turns.md).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
 
 from transcription.core import (
     NOBODY,
     Caller,
-    Priority,
     Segment,
     SegmentRequest,
     Task,
     TranscriptionOptions,
     VoiceActivity,
 )
+from turns import Classes, Turns
 
 LENGTH_CLASSES_S = (8.0, 13.0, 18.0)
 """Segments of like length share a batch: it is encoded over the window of its longest (`whisper.window_frames`)."""
@@ -28,10 +27,6 @@ LENGTH_CLASSES_S = (8.0, 13.0, 18.0)
 CLIP_SEGMENTS = 2
 """A request of which no more segments are known is a clip, or a file at its beginning."""
 
-LOWER_CLASS_EVERY = 8
-"""Every so many batches the lowest priority class that waits comes first: put back, not starved."""
-
-Name = TypeVar("Name")
 Kind = tuple[TranscriptionOptions, int, tuple[int, int] | None]
 """What the segments of one batch have in common."""
 
@@ -64,46 +59,6 @@ class Pending:
 
 def length_class(segment: Segment) -> int:
     return sum(segment.duration_s > limit for limit in LENGTH_CLASSES_S)
-
-
-class Turns(Generic[Name]):
-    """Who has been served how much, in audio-seconds; the least served comes next.
-
-    Who joins starts at the level that an even share would have reached, so that nobody gains by waiting or by coming
-    back, and a crowd of newcomers cannot hold up those who were there before. Who is served alone is at that level,
-    and of equals a newcomer goes first: a clip goes before the next batch of a file that had all to itself. Source:
-    weighted fair queueing's virtual time (Demers, Keshav, Shenker 1989), with equal weights.
-    """
-
-    def __init__(self) -> None:
-        self._served_s: dict[Name, float] = {}
-        self._unserved: set[Name] = set()
-        self._even_s = 0.0
-
-    def __repr__(self) -> str:
-        return f"<Turns { ({name: round(s - self._even_s, 1) for name, s in self._served_s.items()}) }>"
-
-    def __len__(self) -> int:
-        return len(self._served_s)
-
-    def __iter__(self) -> Iterator[Name]:
-        """The least served first; among equals those who had nothing yet, in the order in which they came."""
-        return iter(sorted(self._served_s, key=lambda name: (self._served_s[name], name not in self._unserved)))
-
-    def join(self, name: Name) -> None:
-        if name not in self._served_s:
-            self._served_s[name] = self._even_s
-            self._unserved.add(name)
-
-    def leave(self, name: Name) -> None:
-        self._served_s.pop(name, None)
-        self._unserved.discard(name)
-
-    def charge(self, name: Name, seconds: float) -> None:
-        self._served_s[name] += seconds
-        self._unserved.discard(name)
-        alone = len(self._served_s) == 1
-        self._even_s = self._served_s[name] if alone else self._even_s + seconds / len(self._served_s)
 
 
 @dataclass(slots=True)
@@ -148,10 +103,9 @@ class BatchPlanner:
         self._batch_s = batch_s
         self._smaller = dict(smaller or {})
         self._lines: dict[int, _Line] = {}
-        self._turns: dict[Priority, Turns[str]] = {}
-        """Callers with something waiting, by class."""
+        self._callers: Classes[Caller] = Classes()
+        """Those with something waiting."""
         self._requests: dict[Caller, Turns[int]] = {}
-        self._batches = 0
 
     def __len__(self) -> int:
         return sum(map(len, self._lines.values()))
@@ -170,7 +124,7 @@ class BatchPlanner:
     def _line(self, pending: Pending) -> deque[Pending]:
         """Where *pending* belongs; its request and its caller wait from now on."""
         caller = pending.caller
-        self._turns.setdefault(caller.priority, Turns()).join(caller.key)
+        self._callers.join(caller.priority, caller)
         self._requests.setdefault(caller, Turns()).join(pending.request)
         return self._lines.setdefault(pending.request, _Line(caller)).by_kind.setdefault(pending.kind, deque())
 
@@ -188,9 +142,9 @@ class BatchPlanner:
         order = [request for request in self._order() if self._is_clip(request) or not clips_only]
         if not order:
             return []
-        self._batches += 1
         clip = self._is_clip(order[0])
         head = self._take(order[0], self._lines[order[0]].oldest().kind)
+        self._callers.next_round()
         batch, room_s = [head], self._batch_s - head.segment.duration_s
         kind = head.kind
         size = min(self._batch_size, self._smaller.get((device, head.options.model), self._batch_size))
@@ -216,19 +170,13 @@ class BatchPlanner:
 
     def _order(self) -> list[int]:
         """Requests with something waiting, whose turn it is first: by class, by caller, by request."""
-        classes = sorted(self._turns, reverse=self._batches % LOWER_CLASS_EVERY == LOWER_CLASS_EVERY - 1)
-        return [
-            request
-            for priority in classes
-            for key in self._turns[priority]
-            for request in self._requests[Caller(key, priority)]
-        ]
+        return [request for _, callers in self._callers for caller in callers for request in self._requests[caller]]
 
     def _take(self, request: int, kind: Kind) -> Pending:
         line = self._lines[request]
         pending = line.take(kind)
         seconds = pending.segment.duration_s
-        self._turns[line.caller.priority].charge(line.caller.key, seconds)
+        self._callers.of(line.caller.priority).charge(line.caller, seconds)
         self._requests[line.caller].charge(request, seconds)
         if not line:
             del self._lines[request]
@@ -241,4 +189,4 @@ class BatchPlanner:
         requests.leave(request)
         if not requests:
             del self._requests[caller]
-            self._turns[caller.priority].leave(caller.key)
+            self._callers.leave(caller.priority, caller)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from transcription.core import NOBODY, SAMPLE_RATE, Caller, Priority, Segment, Task, TranscriptionOptions
-from transcription.planner import LOWER_CLASS_EVERY, BatchPlanner, Pending, Turns, length_class
+from transcription.planner import BatchPlanner, Pending, length_class
+from turns import LOWER_CLASS_EVERY
 
 OPTIONS = TranscriptionOptions("tiny.en", "en")
 
@@ -191,24 +192,6 @@ def test_a_stream_of_newcomers_does_not_hold_up_who_was_there() -> None:
         planner.add(pending(newcomer, 0))
         served[planner.next_batch()[0].request == 0] += 1
     assert served[True] >= 5
-
-
-def test_turns_start_even() -> None:
-    """Who comes back has not saved anything up, and owes nothing for the time it was away."""
-    turns: Turns[str] = Turns()
-    turns.join("a")
-    turns.charge("a", 10.0)
-    turns.join("b")
-    assert list(turns) == ["b", "a"], "who had nothing yet goes first among equals"
-    turns.charge("b", 6.0)
-    turns.charge("a", 4.0)
-    turns.leave("b")
-    turns.join("b")
-    assert repr(turns) == "<Turns {'a': -1.0, 'b': 0.0}>"
-    turns.leave("b")
-    turns.charge("a", 5.0)
-    turns.join("b")
-    assert list(turns) == ["b", "a"], "who is served alone is owed nothing afterwards"
 
 
 KEYS = ("", "a", "b")
