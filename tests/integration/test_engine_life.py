@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -108,18 +107,22 @@ asyncio.run(main())
 def test_the_process_ends_with_a_server_that_was_killed(models_dir: Path) -> None:
     """Even one that is stopped, which cannot see that its stdin has ended. It would hold the memory for ever."""
     with subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(models_dir)], stdout=subprocess.PIPE, cwd=ROOT, text=True
+        [sys.executable, "-c", SERVER, str(models_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        text=True,
     ) as server:
         assert server.stdout is not None
         child = int(server.stdout.readline())
         os.kill(child, signal.SIGSTOP)
         server.kill()
-    try:
-        while not is_gone(child):
-            time.sleep(0)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
+        try:
+            # The child writes to the server's stderr: that ends when both have.
+            server.communicate(timeout=60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
 
 
 # --- silence ---------------------------------------------------------------------------------------------------------
