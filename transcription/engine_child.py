@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import json
 import os
 import queue
 import signal
 import sys
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +24,7 @@ import structlog
 import telemetry
 from transcription import protocol
 from transcription.core import SegmentRequest, TranscriptSegment
+from transcription.loaded_models import LoadedModels
 from transcription.whisper import Whisper
 
 log = structlog.get_logger(__name__)
@@ -43,100 +41,6 @@ OUT_OF_MEMORY = (
 
 PR_SET_PDEATHSIG = 1
 """prctl(2)."""
-
-Load = Callable[[Path], Whisper]
-
-
-@dataclass(slots=True)
-class _Held:
-    """A model in memory, or on its way there (*model* is None)."""
-
-    bytes: int
-    model: Whisper | None = None
-    users: int = 0
-
-
-class Models:
-    """The loaded models, side by side while they fit. Any number of threads may use them.
-
-    Invariant: no more than *budget_bytes* of models are held, but for a lone one; one that is in use stays.
-    """
-
-    def __init__(self, load: Load, budget_bytes: int) -> None:
-        self._load = load
-        self._budget_bytes = budget_bytes
-        self._held: OrderedDict[str, _Held] = OrderedDict()
-        self._changed = threading.Condition()
-
-    @property
-    def names(self) -> list[str]:
-        """Least recently used first."""
-        with self._changed:
-            return [name for name, held in self._held.items() if held.model]
-
-    @contextlib.contextmanager
-    def using(self, name: str, path: Path, size_bytes: int) -> Iterator[Whisper]:
-        """The model of that name; loaded from *path* where it is not yet, once, however many ask for it."""
-        held, loads = self._claimed(name, size_bytes)
-        try:
-            if loads:
-                held.model = self._load(path)
-                log.info("model loaded", model=name)
-                with self._changed:
-                    self._changed.notify_all()
-            assert held.model
-            yield held.model
-        finally:
-            with self._changed:
-                held.users -= 1
-                if held.model is None:
-                    self._held.pop(name, None)
-                self._changed.notify_all()
-
-    def _claimed(self, name: str, size_bytes: int) -> tuple[_Held, bool]:
-        """The place of that model, with one user more, and whether that user is to load it."""
-        with self._changed:
-            while not ((held := self._held.get(name)) and held.model) and (held or not self._make_room(size_bytes)):
-                self._changed.wait()
-            loads = held is None
-            held = held or _Held(size_bytes)
-            held.users += 1
-            self._held[name] = held
-            self._held.move_to_end(name)
-            return held, loads
-
-    def _make_room(self, size_bytes: int) -> bool:
-        """Drop models that nobody uses, the least recently used first, until so much fits; whether it does."""
-        while self._held and sum(held.bytes for held in self._held.values()) + size_bytes > self._budget_bytes:
-            idle = next((name for name, held in self._held.items() if not held.users), None)
-            if idle is None:
-                return False
-            del self._held[idle]
-            log.info("model unloaded", model=idle, why="room for another")
-            give_memory_back()
-        return True
-
-    def unload(self, name: str) -> None:
-        """Drop the model of that name, unless it is in use."""
-        with self._changed:
-            if (held := self._held.get(name)) and not held.users:
-                del self._held[name]
-                log.info("model unloaded", model=name, why="idle")
-                del held
-                give_memory_back()
-                self._changed.notify_all()
-
-    def unload_idle(self) -> None:
-        """Drop every model that nobody uses."""
-        for name in self.names:
-            self.unload(name)
-
-
-def give_memory_back() -> None:
-    """Hand freed memory to the system: the C library keeps it for later otherwise."""
-    gc.collect()
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def decoded(model: Whisper, requests: Sequence[SegmentRequest]) -> list[TranscriptSegment | str]:
@@ -162,7 +66,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
-def answer(call: dict[str, Any], models: Models) -> dict[str, Any]:
+def answer(call: dict[str, Any], models: LoadedModels) -> dict[str, Any]:
     """Do what *call* asks. Whatever it raises becomes an error answer: the process lives on."""
     request_id = call.get("request_id")
     with telemetry.request_bound(request_id) if request_id else contextlib.nullcontext():
@@ -176,7 +80,7 @@ def answer(call: dict[str, Any], models: Models) -> dict[str, Any]:
         return {"error": "call failed, see the log", "out_of_memory": out_of_memory, "models": models.names}
 
 
-def _done(call: dict[str, Any], models: Models) -> dict[str, Any]:
+def _done(call: dict[str, Any], models: LoadedModels) -> dict[str, Any]:
     if call["op"] == "unload":
         models.unload(call["model"])
         return {}
@@ -245,7 +149,7 @@ def read_calls(stream: BinaryIO, calls: queue.SimpleQueue[dict[str, Any]], answe
     os._exit(0)
 
 
-def decode_calls(calls: queue.SimpleQueue[dict[str, Any]], answers: Answers, models: Models) -> None:
+def decode_calls(calls: queue.SimpleQueue[dict[str, Any]], answers: Answers, models: LoadedModels) -> None:
     """One stream: answers calls one after another, for ever."""
     while True:
         call = calls.get()
@@ -283,7 +187,7 @@ def main() -> None:
             streams=config["streams"],
         )
 
-    models = Models(load, config["models_bytes"])
+    models = LoadedModels(load, config["models_bytes"])
     calls: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     answers.send(protocol.plain(protocol.Hello(device, compute_type)))
     for number in range(config["streams"]):

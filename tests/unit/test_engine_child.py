@@ -7,120 +7,21 @@ import io
 import json
 import os
 import queue
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from telemetry import current_request_id
+from tests.shelf import FakeWhisper, Shelf, in_use, use
 from transcription import protocol
 from transcription.core import Segment, SegmentRequest, TranscriptionOptions, TranscriptSegment
-from transcription.engine_child import Answers, Models, answer, decoded, is_out_of_memory, read_calls, resolved
+from transcription.engine_child import Answers, answer, decoded, is_out_of_memory, read_calls, resolved
+from transcription.loaded_models import LoadedModels
 
 OPTIONS = TranscriptionOptions("a", "en")
 OUT_OF_MEMORY = RuntimeError("CUDA failed with error out of memory")
-
-
-class FakeWhisper:
-    """Writes each segment's number as its text, and fails at those that it is told to."""
-
-    busy_s = 0.0
-
-    def __init__(self, failures: dict[int, Exception] | None = None) -> None:
-        self.failures = failures or {}
-        self.batches: list[list[int]] = []
-        self.caches_emptied = 0
-
-    def transcribe(self, requests: Sequence[SegmentRequest]) -> list[TranscriptSegment]:
-        self.batches.append([request.segment.index for request in requests])
-        for request in requests:
-            if failure := self.failures.get(request.segment.index):
-                raise failure
-        return [
-            TranscriptSegment(request.segment.index, 0.0, 1.0, f" {request.segment.index}", -0.1, 0.0, 1.0, 0.0)
-            for request in requests
-        ]
-
-    def empty_cache(self) -> None:
-        self.caches_emptied += 1
-
-
-class Shelf:
-    """Loads fakes, and notes which. Can be told to hold, or to fail."""
-
-    def __init__(self) -> None:
-        self.loads: list[str] = []
-        self.failure: Exception | None = None
-        self.whispers: dict[str, FakeWhisper] = {}
-        self.release = threading.Event()
-        self.release.set()
-
-    def load(self, path: Path) -> FakeWhisper:
-        self.loads.append(path.name)
-        self.release.wait()
-        if self.failure:
-            raise self.failure
-        return self.whispers.get(path.name) or FakeWhisper()
-
-    def models(self, budget_bytes: int) -> Models:
-        return Models(cast(Any, self.load), budget_bytes)
-
-
-class User:
-    """A thread that uses a model until it is told to leave."""
-
-    def __init__(self, models: Models, name: str) -> None:
-        self._models = models
-        self._name = name
-        self.model: object = None
-        self.failure: Exception | None = None
-        self.leave = threading.Event()
-        self._thread = threading.Thread(target=self._use, daemon=True)
-        self._thread.start()
-
-    def _use(self) -> None:
-        try:
-            with self._models.using(self._name, Path(self._name), 1) as model:
-                self.model = model
-                self.leave.wait()
-        except Exception as error:
-            self.failure = error
-
-    @property
-    def waits(self) -> bool:
-        """Whether the thread stands still, for a model or to be told to leave."""
-        frame = sys._current_frames().get(self._thread.ident or 0)
-        return frame is not None and frame.f_code is threading.Condition.wait.__code__
-
-    def left(self) -> User:
-        self.leave.set()
-        self._thread.join()
-        return self
-
-
-@contextlib.contextmanager
-def in_use(models: Models, name: str) -> Iterator[User]:
-    user = User(models, name)
-    try:
-        until(lambda: user.model is not None)
-        yield user
-    finally:
-        user.left()
-
-
-def until(reached: Callable[[], bool]) -> None:
-    """Let other threads run until it is so; the test's own time limit ends it otherwise."""
-    while not reached():
-        time.sleep(0)
-
-
-def use(models: Models, name: str, size_bytes: int = 1) -> None:
-    with models.using(name, Path(name), size_bytes):
-        pass
 
 
 def requests(count: int) -> list[SegmentRequest]:
@@ -155,138 +56,9 @@ class ModelsThatNote:
 def test_only_a_requests_work_bears_a_requests_id(request_id: dict[str, Any], bound: str | None) -> None:
     """Models are loaded at the start too: a made-up id on those lines would look like some caller's."""
     models = ModelsThatNote()
-    answer(call("load") | request_id, cast(Models, models))
+    answer(call("load") | request_id, cast(LoadedModels, models))
     assert models.asked_for == [bound]
     assert current_request_id() is None
-
-
-# --- models ----------------------------------------------------------------------------------------------------------
-
-
-def test_twenty_that_ask_at_once_cause_one_load() -> None:
-    """Twenty copies of the weights would end the process."""
-    shelf = Shelf()
-    models = shelf.models(1)
-    shelf.release.clear()
-    users = [User(models, "a") for _ in range(20)]
-    until(lambda: all(user.waits for user in users))
-    assert models.names == []
-    shelf.release.set()
-    until(lambda: all(user.model for user in users))
-    assert shelf.loads == ["a"]
-    assert len({id(user.left().model) for user in users}) == 1
-
-
-def test_another_model_is_used_while_one_is_loaded() -> None:
-    """A load takes seconds, and other streams go on meanwhile."""
-    shelf = Shelf()
-    models = shelf.models(2)
-    use(models, "a")
-    shelf.release.clear()
-    loading = User(models, "b")
-    until(lambda: shelf.loads == ["a", "b"])
-    use(models, "a")
-    assert models.names == ["a"]
-    shelf.release.set()
-    until(lambda: loading.model is not None)
-    loading.left()
-
-
-def test_models_lie_side_by_side_while_they_fit_and_the_least_recently_used_goes_first() -> None:
-    """Loading takes seconds, so what may be asked for again stays as long as it can."""
-    shelf = Shelf()
-    models = shelf.models(2)
-    use(models, "a")
-    use(models, "b")
-    assert models.names == ["a", "b"]
-    use(models, "a")
-    use(models, "c")
-    assert models.names == ["a", "c"]
-    assert shelf.loads == ["a", "b", "c"]
-
-
-def test_a_model_larger_than_all_memory_for_models_is_held_alone() -> None:
-    """The budget is an estimate; whether it truly fits shows when it is loaded."""
-    shelf = Shelf()
-    models = shelf.models(2)
-    use(models, "a")
-    use(models, "large", 5)
-    assert models.names == ["large"]
-    use(models, "a")
-    assert models.names == ["a"]
-
-
-def test_what_is_in_use_stays() -> None:
-    """Though it was asked for before the others were."""
-    models = Shelf().models(2)
-    with in_use(models, "a"):
-        use(models, "b")
-        use(models, "c")
-        assert models.names == ["a", "c"]
-
-
-def test_who_needs_the_room_of_a_model_in_use_waits_and_then_takes_its_place() -> None:
-    """Two models that do not fit together would end the process; an error would fail a request for nothing."""
-    shelf = Shelf()
-    models = shelf.models(1)
-    with in_use(models, "a"):
-        second = User(models, "b")
-        until(lambda: second.waits)
-        assert (models.names, shelf.loads) == (["a"], ["a"])
-    until(lambda: second.model is not None)
-    assert models.names == ["b"]
-    second.left()
-
-
-def test_a_failed_load_leaves_nothing_and_is_tried_again() -> None:
-    """Memory may be there the next time; room kept for a model that is not there would be lost."""
-    shelf = Shelf()
-    models = shelf.models(1)
-    shelf.failure = RuntimeError("no such file")
-    with pytest.raises(RuntimeError, match="no such file"):
-        use(models, "a")
-    shelf.failure = None
-    assert models.names == []
-    use(models, "b")
-    use(models, "a")
-    assert (models.names, shelf.loads) == (["a"], ["a", "b", "a"])
-
-
-def test_who_waits_for_a_load_that_fails_tries_it_too() -> None:
-    """Each hears of its own failure, and nobody waits for ever."""
-    shelf = Shelf()
-    models = shelf.models(1)
-    shelf.release.clear()
-    shelf.failure = RuntimeError("no such file")
-    users = [User(models, "a") for _ in range(3)]
-    until(lambda: all(user.waits for user in users))
-    shelf.release.set()
-    assert [str(user.left().failure) for user in users] == ["no such file"] * 3
-    assert shelf.loads == ["a"] * 3
-
-
-def test_work_that_fails_keeps_its_model() -> None:
-    """It is not the model's fault, and nobody uses it any more."""
-    models = Shelf().models(1)
-    with pytest.raises(ZeroDivisionError), models.using("a", Path("a"), 1):
-        raise ZeroDivisionError
-    assert models.names == ["a"]
-    use(models, "b")
-    assert models.names == ["b"]
-
-
-def test_unloading_spares_what_is_in_use() -> None:
-    """It was idle when the server asked, and is not any more."""
-    models = Shelf().models(3)
-    use(models, "b")
-    with in_use(models, "a"):
-        for name in ("a", "b", "never loaded"):
-            answer(call("unload", name), models)
-        assert models.names == ["a"]
-        models.unload_idle()
-        assert models.names == ["a"]
-    models.unload_idle()
-    assert models.names == []
 
 
 # --- failures --------------------------------------------------------------------------------------------------------
@@ -386,6 +158,14 @@ def test_another_failure_unloads_nothing() -> None:
     reply = answer(call("detect_language") | {"segments": []}, models)
     assert "error" in reply
     assert (reply["out_of_memory"], reply["models"]) == (False, ["b", "a"])
+
+
+def test_an_unload_call_is_answered_with_the_models_that_stay() -> None:
+    """The server keeps its list of them by the answers."""
+    models = Shelf().models(2)
+    use(models, "a")
+    use(models, "b")
+    assert answer(call("unload", "a"), models) == {"models": ["b"]}
 
 
 # --- what is read and written ----------------------------------------------------------------------------------------
