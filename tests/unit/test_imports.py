@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     ("errors", "settings", "cgroup", "turns", "throughput"),
     ("transcription.core", "transcription.placement", "transcription.languages"),
-    ("memory", "cores", "limits", "waiting", "transcription.vitals"),
+    ("memory", "cores", "limits", "classic", "waiting", "transcription.vitals"),
     (
         "telemetry",
         "admission",
@@ -52,7 +52,7 @@ def name_of(path: Path) -> str:
 
 
 def imported(path: Path, *, as_command: bool = True) -> set[str]:
-    """Every name that *path* imports, functions' bodies included; without *as_command*, not what only `python -m` does."""
+    """Every name that *path* imports, functions' bodies included; *as_command*: what only `python -m` runs, too."""
     names: set[str] = set()
     tree = ast.parse(path.read_text())
     if not as_command:
