@@ -43,25 +43,34 @@ class _Mount:
     point: str
     version: Literal[1, 2]
 
+    def shows(self, path: PurePosixPath | None) -> bool:
+        """Whether the group *path* can be seen here."""
+        return path is not None and path.is_relative_to(self.root) and ".." not in path.relative_to(self.root).parts
+
 
 def groups(controller: str, root: Path = Path("/")) -> list[Cgroup]:
     """This process's group for *controller*, then its ancestors as far as they can be seen: each of them binds.
 
-    A controller belongs to one hierarchy: where version 1 has it (hybrid systems), version 2 does not.
+    A controller belongs to one hierarchy: where version 1 has it (hybrid systems), version 2 does not. The empty name
+    asks for version 2's own files, which need no controller: those of pressure.
     """
     own = _own_paths(root)
-    mounts = _mounts(root, controller)
-    for mount in sorted(mounts, key=lambda mount: mount.version):
-        path = own.get(controller if mount.version == 1 else "")
-        if path is None:
-            continue
-        top = root / mount.point.lstrip("/")
-        # NOTE: a path outside the mount's root belongs to another namespace; what can be seen is the mount's top.
-        inside = path.relative_to(mount.root).parts if path.is_relative_to(mount.root) else ()
-        if ".." in inside:
-            inside = ()
-        return [Cgroup(top.joinpath(*inside[:depth]), mount.version) for depth in range(len(inside), -1, -1)]
-    return []
+    mounts = [(mount, own.get(controller if mount.version == 1 else "")) for mount in _mounts(root, controller)]
+    if not mounts:
+        return _unlisted(controller, root)
+    mount, path = min(mounts, key=lambda pair: (pair[0].version, not pair[0].shows(pair[1])))
+    # NOTE: a path outside the mount's root belongs to another namespace; what can be seen is the mount's top.
+    inside = path.relative_to(mount.root).parts if path and mount.shows(path) else ()
+    top = root / mount.point.lstrip("/")
+    return [Cgroup(top.joinpath(*inside[:depth]), mount.version) for depth in range(len(inside), -1, -1)]
+
+
+def _unlisted(controller: str, root: Path) -> list[Cgroup]:
+    """The group at the usual place, where /proc tells of none: sandboxes that show the files of limits and no more."""
+    top = root / "sys/fs/cgroup"
+    if controller and (top / controller).is_dir():
+        return [Cgroup(top / controller, 1)]
+    return [Cgroup(top, 2)] if top.is_dir() else []
 
 
 def _own_paths(root: Path) -> dict[str, PurePosixPath]:

@@ -148,7 +148,6 @@ async def wired(settings: Settings) -> AsyncIterator[Services]:
 
 def sizing(settings: Settings, model: str) -> Sizing:
     """The engines for this machine. Raises ConfigurationError for devices that have no such name."""
-    limit = {"MEMORY_LIMIT_MB": str(settings.memory_limit_mb)} if settings.memory_limit_mb else {}
     return sized(
         models.spec(model),
         Wish(
@@ -158,7 +157,7 @@ def sizing(settings: Settings, model: str) -> Sizing:
             streams=settings.engine_streams,
             batch_size=settings.batch_size,
         ),
-        ram=read_ram(environ=limit),
+        ram=read_ram(limit_bytes=settings.memory_limit_mb * MIB),
         cuda=cuda_memory(),
         cores=settings.cpu_threads or available_cores(),
     )
