@@ -15,7 +15,7 @@ from settings import Settings
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the developer's .env nor the environment may reach these tests."""
     monkeypatch.chdir(tmp_path)
-    for name in Settings.model_fields:
+    for name in [*Settings.model_fields, "railway_ram_mb"]:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
@@ -72,6 +72,29 @@ def test_a_wrong_value_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, n
     """With a sentence, not pydantic's report."""
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=name):
+        read_settings()
+
+
+@pytest.mark.parametrize("name", ["MEMORY_LIMIT_MB", "RAILWAY_RAM_MB"])
+def test_a_limit_on_memory_has_two_names(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A person sets the one, a platform the other."""
+    monkeypatch.setenv(name, "1536")
+    assert read_settings().memory_limit_mb == 1536
+
+
+def test_the_limit_that_a_person_sets_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The platform's cannot always be changed."""
+    monkeypatch.setenv("RAILWAY_RAM_MB", "8192")
+    monkeypatch.setenv("MEMORY_LIMIT_MB", "1536")
+    assert read_settings().memory_limit_mb == 1536
+
+
+@pytest.mark.parametrize("name", ["MEMORY_LIMIT_MB", "RAILWAY_RAM_MB"])
+@pytest.mark.parametrize("value", ["2GB", "-1", "nan", "inf", "1.5"])
+def test_a_wrong_limit_on_memory_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """To start without the limit that somebody set would be found out by the kernel."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=r"MEMORY_LIMIT_MB|RAILWAY_RAM_MB"):
         read_settings()
 
 
