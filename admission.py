@@ -29,7 +29,8 @@ UNKNOWN_WAIT_S = 5.0
 """Told to whom is refused before any speed was measured."""
 
 KEPT_SHARE = 4
-"""One in so many slots is kept for short recordings: a clip finds a place though all others hold podcasts."""
+"""One in so many slots, one at least where there are two, is kept for short recordings: a clip finds a place though all
+others hold podcasts."""
 
 PLACES_FOR_FREE_PLACE = 2
 """Where several keys share the line, one may hold so many places for each that is free. However much it sends, a third
@@ -204,7 +205,7 @@ class AdmissionController:
         self._clock = clock
         self._wall_clock = wall_clock
         self.lanes = {
-            work: Lane(slots, slots // KEPT_SHARE if work is Work.TRANSCRIPTION else 0, Throughput(clock))
+            work: Lane(slots, kept_slots(slots) if work is Work.TRANSCRIPTION else 0, Throughput(clock))
             for work, slots in bounds.slots.items()
         }
         self._keys: dict[str, _Key] = {}
@@ -426,6 +427,11 @@ class AdmissionController:
         """Whether work waits because other processes have eaten the memory."""
         return any(memory.pressed for memory in self.memory.values())
 
+    def oldest_wait_s(self, lane: Lane) -> float | None:
+        """Since when the one who has waited longest is in the line; None where nobody waits."""
+        entered = [one.line_entered for one in (lane.called, *lane.line) if one and one.line_entered is not None]
+        return self._clock() - min(entered) if entered else None
+
     def requests_left(self, key: str) -> int | None:
         """How many more requests *key* may send now; None where there is no bound."""
         if not self.bounds.max_per_key:
@@ -442,6 +448,11 @@ class AdmissionController:
 
     def quota_resets_in_s(self) -> int:
         return DAY_S - int(self._wall_clock()) % DAY_S
+
+
+def kept_slots(slots: int) -> int:
+    """Of so many slots for transcriptions, those that only short recordings may have."""
+    return max(1, slots // KEPT_SHARE) if slots > 1 else 0
 
 
 def retry_after_s(expected_s: float | None) -> int:

@@ -11,7 +11,7 @@ class ServiceError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "INTERNAL_ERROR"
 
-    def __init__(self, message: str | None = None, *, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str | None = None, *, retry_after_s: int | None = None) -> None:
         """*retry_after_s*: when to come back, where that is known."""
         super().__init__(message or self.default_message())
         self.retry_after_s = retry_after_s

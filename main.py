@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 
+import prices
 import telemetry
+from admission import AdmissionController, Bounds, Work
 from api.application import assemble
 from api.keys import Keys, kept_key
 from api.services import Services
@@ -30,7 +33,9 @@ from downloads.media import MediaStore
 from downloads.urls import AddressPolicy
 from errors import ConfigurationError, ServiceError
 from ffmpeg import FFmpeg
-from memory import cuda_memory, read_ram
+from limits import MemorySemaphore
+from memory import MemoryReading, cuda_memory, memory_events, mps_memory, own_bytes, pressure, read_ram
+from memory_watch import MemoryView, MemoryWatch
 from settings import Settings
 from transcription import models
 from transcription.models import ModelLibrary
@@ -101,8 +106,11 @@ async def wired(settings: Settings) -> AsyncIterator[Services]:
         library = ModelLibrary(settings.model_path, downloads=settings.model_downloads, hf_token=token)
         ffmpeg = FFmpeg.locate(settings.ffmpeg)
         proxy = await stack.enter_async_context(EgressProxy(AddressPolicy(settings.private_hosts_allowed)))
-        sizes = sizing(settings, default_model)
+        ram = read_ram(limit_bytes=settings.memory_limit_mb * MIB)
+        sizes = sizing(settings, default_model, ram)
         log.info("sized", plans=[dataclasses.asdict(plan) for plan in sizes.plans])
+        admission = gate(settings, ram, sizes)
+        watch = await stack.enter_async_context(MemoryWatch(partial(look, settings), admission))
         engines = await stack.enter_async_context(
             Replicas(
                 lambda name: Weights(library.ensure(name), sizes.weights_bytes(name)),
@@ -119,6 +127,9 @@ async def wired(settings: Settings) -> AsyncIterator[Services]:
         )
         yield Services(
             keys=keys,
+            admission=admission,
+            memory=watch,
+            sizes=sizes,
             engine=engines,
             transcriber=Transcriber(
                 ffmpeg,
@@ -146,7 +157,7 @@ async def wired(settings: Settings) -> AsyncIterator[Services]:
         )
 
 
-def sizing(settings: Settings, model: str) -> Sizing:
+def sizing(settings: Settings, model: str, ram: MemoryReading) -> Sizing:
     """The engines for this machine. Raises ConfigurationError for devices that have no such name."""
     return sized(
         models.spec(model),
@@ -157,15 +168,48 @@ def sizing(settings: Settings, model: str) -> Sizing:
             streams=settings.engine_streams,
             batch_size=settings.batch_size,
         ),
-        ram=read_ram(limit_bytes=settings.memory_limit_mb * MIB),
+        ram=ram,
         cuda=cuda_memory(),
         cores=settings.cpu_threads or available_cores(),
     )
 
 
+def gate(settings: Settings, ram: MemoryReading, sizes: Sizing) -> AdmissionController:
+    """The gate, with the memory that the engines and the server leave."""
+    budget_bytes = max(prices.LARGEST_BYTES, ram.total_bytes - sizes.engine_bytes - prices.SERVER_BYTES)
+    return AdmissionController(
+        {prices.MEMORY: MemorySemaphore(budget_bytes)},
+        Bounds(
+            slots={
+                Work.TRANSCRIPTION: settings.max_concurrent_transcriptions or sizes.slots,
+                Work.DOWNLOAD: settings.max_concurrent_downloads,
+                Work.EXTRACTION: settings.max_concurrent_extractions,
+            },
+            max_waiting=0 if settings.fail_fast else settings.max_queue_length,
+            max_wait_s=settings.max_queue_wait_s,
+            timeout_s=settings.queue_timeout_s,
+            max_per_key=settings.max_requests_per_key,
+            max_audio_s_a_day=settings.max_audio_s_per_day,
+            several_keys=len(settings.api_keys) > 1,
+        ),
+    )
+
+
+def look(settings: Settings) -> MemoryView:
+    """One look at the memory of all devices."""
+    devices = {prices.MEMORY: read_ram(limit_bytes=settings.memory_limit_mb * MIB)}
+    devices |= {f"cuda:{index}": reading for index, reading in enumerate(cuda_memory())}
+    if mps := mps_memory(devices[prices.MEMORY]):
+        devices["mps"] = mps
+    return MemoryView(devices, pressure(), memory_events(), own_bytes())
+
+
 def _keys(settings: Settings) -> Keys:
     if settings.api_keys:
-        return Keys(key.get_secret_value() for key in settings.api_keys)
+        return Keys(
+            (key.get_secret_value() for key in settings.api_keys),
+            batch_keys=(key.get_secret_value() for key in settings.batch_keys),
+        )
     return Keys([kept_key(_key_file(settings))], loopback_only=True)
 
 
@@ -226,14 +270,21 @@ def uvicorn_bind(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[str, 
 class _Server(uvicorn.Server):
     """uvicorn, greeting once it listens: only then is the port known where 0 was asked for."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, settings: Settings) -> None:
         super().__init__(config)
+        self._app = app
         self._settings = settings
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             print(greeting(self._settings, self.servers[0].sockets[0].getsockname()[1]), flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """What waits is sent home at once; what is at work has its grace."""
+        if services := getattr(self._app.state, "services", None):
+            services.admission.close()
+        await super().shutdown(sockets)
 
 
 def serve() -> None:
@@ -244,8 +295,9 @@ def serve() -> None:
     except ConfigurationError as error:
         sys.exit(error.message)
     telemetry.configure(settings.log_level, hidden=_secrets(settings))
+    app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         http="h11",
@@ -260,7 +312,7 @@ def serve() -> None:
         # Request line and headers; a prompt and a link in the query are a few KiB.
         h11_max_incomplete_event_size=64 * 1024,
     )
-    server = _Server(config, settings)
+    server = _Server(config, app, settings)
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
         server.run()
     if not server.started:

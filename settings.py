@@ -19,7 +19,13 @@ class Settings(BaseSettings):
     """The service's settings. Frozen: read once by main.py, handed on as plain values."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, populate_by_name=True
+        env_file=".env",
+        env_file_encoding="utf-8",
+        # Platforms hand on variables that nobody has filled in.
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
     )
 
     host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs API_KEYS.")
@@ -65,6 +71,28 @@ class Settings(BaseSettings):
     private_hosts_allowed: Annotated[tuple[str, ...], CommaSeparated] = Field(
         (), description="Private addresses that links may lead to all the same, as host:port, comma-separated."
     )
+    max_concurrent_transcriptions: int = Field(
+        0, ge=0, le=1024, description="Recordings worked on at once; 0: as many as fill the engine's batches."
+    )
+    max_concurrent_downloads: int = Field(2, ge=1, le=64, description="Links fetched at once: each has two processes.")
+    max_concurrent_extractions: int = Field(2, ge=1, le=64, description="Files whose sound is taken out at once.")
+    max_queue_length: int = Field(
+        100, ge=0, le=100_000, description="Requests that wait for each kind of work; the next is refused with 429."
+    )
+    max_queue_wait_s: float = Field(
+        600, ge=0, description="Expected wait past which a newcomer is refused, in seconds; 0: however long."
+    )
+    queue_timeout_s: float = Field(
+        900, ge=0, description="Longest wait in the line, in seconds, then 503; 0: however long."
+    )
+    fail_fast: bool = Field(False, description="Nothing waits: what cannot start at once gets 429.")
+    max_requests_per_key: int = Field(0, ge=0, description="Requests of one key, waiting or at work; 0: no limit.")
+    max_audio_s_per_day: float = Field(
+        0, ge=0, description="Audio that one key may have in a day (UTC), in seconds; 0: no limit."
+    )
+    batch_keys: Annotated[tuple[SecretStr, ...], CommaSeparated] = Field(
+        (), description="Those of API_KEYS whose requests wait for everybody else's, comma-separated."
+    )
     shutdown_grace_s: float = Field(
         8, ge=0, description="What runs at a stop may run on so long; Docker kills at 10 s."
     )
@@ -72,7 +100,7 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
 
-    @field_validator("api_keys", "devices", "media_roots", "private_hosts_allowed", mode="before")
+    @field_validator("api_keys", "batch_keys", "devices", "media_roots", "private_hosts_allowed", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -114,3 +142,5 @@ class Settings(BaseSettings):
                 f"HOST={self.host} lets other machines reach this server, but no API key is set. Set API_KEYS to one "
                 "or more long random strings (such as: export API_KEYS=$(openssl rand -hex 32)), or set HOST=127.0.0.1."
             )
+        if set(self.batch_keys) - set(self.api_keys):
+            raise ConfigurationError("BATCH_KEYS holds a key that is not in API_KEYS: put it into both.")

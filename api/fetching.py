@@ -7,6 +7,8 @@ from pathlib import Path
 
 import structlog
 
+import prices
+from admission import Reservation
 from api.services import Fetcher
 from downloads.fetch import Fetched, MediaKind
 from downloads.ytdlp import Progress
@@ -20,17 +22,22 @@ async def fetch_into(
     folder: Path,
     fetcher: Fetcher,
     url: str,
+    place: Reservation,
     *,
     kind: MediaKind = MediaKind.AUDIO,
     format: str | None = None,
     max_height: int | None = None,
 ) -> Fetched:
-    """The media behind *url*, in a folder of its own inside *folder*. Raises what the fetcher raises."""
+    """The media behind *url*, in a folder of its own inside *folder*, when it is *place*'s turn in its line.
+
+    Raises what the fetcher and `Reservation.granted` raise.
+    """
+    await place.granted({prices.MEMORY: prices.DOWNLOAD_BYTES})
     # The fetcher empties its folder when it fails; nothing else may lie in it.
-    place = folder / "download"
-    place.mkdir()
+    target = folder / "download"
+    target.mkdir()
     fetched = await fetcher.fetch(
-        url, place, kind=kind, format=format, max_height=max_height, on_progress=logged_progress()
+        url, target, kind=kind, format=format, max_height=max_height, on_progress=logged_progress()
     )
     log.info("downloaded", bytes=fetched.bytes, media_type=fetched.media_type, extractor=fetched.extractor)
     return fetched

@@ -12,12 +12,16 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from transcription.core import Priority
+
 
 class Keys:
     """The keys that callers may send. Holds digests only, so that no trace and no log can show a key."""
 
-    def __init__(self, keys: Iterable[str], *, loopback_only: bool = False) -> None:
+    def __init__(self, keys: Iterable[str], *, batch_keys: Iterable[str] = (), loopback_only: bool = False) -> None:
+        """*batch_keys*: those whose requests are never interactive, whatever they say."""
         self._digests = tuple(_digest(key.encode()) for key in keys)
+        self._batch_names = frozenset(_name(_digest(key.encode())) for key in batch_keys)
         self.loopback_only = loopback_only
         """True for the key that the server made itself: it was printed in a terminal, not chosen for a network."""
 
@@ -32,11 +36,22 @@ class Keys:
         digest = _digest(sent[0])
         # Every key is compared, and digests are: neither a key's place nor its first letters can be timed.
         known = sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
-        return digest.hex()[:12] if known else None
+        return _name(digest) if known else None
+
+    def ceiling(self, name: str) -> Priority:
+        """The most urgent class that the key of that name may ask for."""
+        return Priority.BATCH if name in self._batch_names else Priority.INTERACTIVE
+
+    def __len__(self) -> int:
+        return len(self._digests)
 
 
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
+
+
+def _name(digest: bytes) -> str:
+    return digest.hex()[:12]
 
 
 def is_loopback(address: str) -> bool:

@@ -7,8 +7,11 @@ from pathlib import Path
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
+import prices
+from admission import Reservation, Work
 from api.fetching import fetch_into
 from api.files import described
+from api.gate import GATE_ERRORS, Patient, admitted
 from api.hangup import while_connected
 from api.parameters import Parameters, documentation, read_request
 from api.problems import InvalidParameters, responses
@@ -71,22 +74,23 @@ class ExtractParameters(Parameters):
     summary="Fetch the media behind a link",
     responses=responses(
         *(Unauthorized, InvalidRequest, InvalidLink, LinkNotAllowed, NoMediaAtLink, DownloadFailed, DownloadTooLarge),
-        *(DownloadTimeout, UploadTooLarge, ShuttingDown, StorageFull, NotReady),
+        *(DownloadTimeout, UploadTooLarge, ShuttingDown, StorageFull, NotReady, *GATE_ERRORS),
     ),
     openapi_extra=documentation(
         DownloadParameters, example={"url": "https://example.com/talk.mp4", "kind": "audio"}, required=["url"]
     ),
 )
-async def download(request: Request) -> DownloadedFile:
+async def download(request: Request, patience: Patient) -> DownloadedFile:
     """The file stays on the server; give its `id` to /transcribe as `audio_file`."""
     parts = services(request)
-    with private_folder(parts.work_folder) as folder:
-        asked, upload = await read_request(
-            request, DownloadParameters, folder / "upload", MAX_FORM_BYTES, check=_link_of
-        )
-        if upload is not None:
-            raise InvalidParameters([("file", "not taken here; send it to /transcribe or /extract-audio")])
-        return await while_connected(request, _download(parts, asked, folder))
+    async with admitted(request, Work.DOWNLOAD, patience) as place:
+        with private_folder(parts.work_folder) as folder:
+            asked, upload = await read_request(
+                request, DownloadParameters, folder / "upload", MAX_FORM_BYTES, check=_link_of
+            )
+            if upload is not None:
+                raise InvalidParameters([("file", "not taken here; send it to /transcribe or /extract-audio")])
+            return await while_connected(request, _download(parts, asked, folder, place))
 
 
 def _link_of(asked: DownloadParameters) -> str:
@@ -95,11 +99,12 @@ def _link_of(asked: DownloadParameters) -> str:
     return asked.url
 
 
-async def _download(parts: Services, asked: DownloadParameters, folder: Path) -> DownloadedFile:
+async def _download(parts: Services, asked: DownloadParameters, folder: Path, place: Reservation) -> DownloadedFile:
     fetched = await fetch_into(
         folder,
         parts.fetcher,
         _link_of(asked),
+        place,
         kind=asked.kind,
         format=asked.format,
         max_height=asked.max_height,
@@ -123,6 +128,7 @@ async def _download(parts: Services, asked: DownloadParameters, folder: Path) ->
     responses=responses(
         *(Unauthorized, InvalidRequest, NoAudio, AmbiguousAudio, MediaNotFound, PathNotAllowed, UploadTooLarge),
         *(AudioTooLong, EmptyMedia, UnsupportedMedia, NoAudioStream, MediaTimeout, ShuttingDown, StorageFull, NotReady),
+        *GATE_ERRORS,
     ),
     openapi_extra=documentation(
         ExtractParameters,
@@ -130,20 +136,21 @@ async def _download(parts: Services, asked: DownloadParameters, folder: Path) ->
         file="The video, or audio to be converted.",
     ),
 )
-async def extract_audio(request: Request) -> ExtractedFile:
+async def extract_audio(request: Request, patience: Patient) -> ExtractedFile:
     """Send exactly one of `file` and `video_file`."""
     parts = services(request)
-    with private_folder(parts.work_folder) as folder:
-        asked, upload = await read_request(
-            request, ExtractParameters, folder / "upload", parts.max_upload_bytes, check=_extract_options
-        )
-        if upload is None and asked.video_file is None:
-            raise NoAudio("No video was given: send a file, or name one with video_file.")
-        if upload is not None and asked.video_file is not None:
-            raise AmbiguousAudio("Both file and video_file were given: send exactly one.")
-        if upload is not None and upload.bytes == 0:
-            raise EmptyMedia
-        return await while_connected(request, _extract(parts, asked, upload, folder))
+    async with admitted(request, Work.EXTRACTION, patience) as place:
+        with private_folder(parts.work_folder) as folder:
+            asked, upload = await read_request(
+                request, ExtractParameters, folder / "upload", parts.max_upload_bytes, check=_extract_options
+            )
+            if upload is None and asked.video_file is None:
+                raise NoAudio("No video was given: send a file, or name one with video_file.")
+            if upload is not None and asked.video_file is not None:
+                raise AmbiguousAudio("Both file and video_file were given: send exactly one.")
+            if upload is not None and upload.bytes == 0:
+                raise EmptyMedia
+            return await while_connected(request, _extract(parts, asked, upload, folder, place))
 
 
 def _extract_options(asked: ExtractParameters) -> ExtractOptions:
@@ -152,10 +159,13 @@ def _extract_options(asked: ExtractParameters) -> ExtractOptions:
     )
 
 
-async def _extract(parts: Services, asked: ExtractParameters, upload: Upload | None, folder: Path) -> ExtractedFile:
+async def _extract(
+    parts: Services, asked: ExtractParameters, upload: Upload | None, folder: Path, place: Reservation
+) -> ExtractedFile:
     source = upload.path if upload is not None else parts.media.resolve(asked.video_file or "")
     name = Path(upload.name or "audio").stem if upload is not None else source.stem
     target = folder / f"audio.{asked.format}"
+    await place.granted({prices.MEMORY: prices.FFMPEG_BYTES})
     made = await extract(
         parts.ffmpeg, source, target, options=_extract_options(asked), max_duration_s=parts.max_duration_s
     )

@@ -10,6 +10,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.gate import limit_headers, told_of
 from api.problems import ClientGone, answer
 from errors import ConfigurationError, ServiceError, ShuttingDown
 from telemetry import request_bound, request_id
@@ -71,6 +72,7 @@ class _Exchange:
                 path=_path(self._scope),
                 status=status,
                 duration_ms=round((time.monotonic() - started) * 1000, 1),
+                **told_of(self._scope.get("state", {})),
             )
 
     async def _answer(self, error: ServiceError) -> int:
@@ -91,6 +93,8 @@ class _Exchange:
             headers["X-Request-ID"] = self._name
             headers["X-Content-Type-Options"] = "nosniff"
             headers.setdefault("Cache-Control", "no-store")
+            for name, value in limit_headers(self._scope).items():
+                headers[name] = value
             if self._body_pending:
                 headers["Connection"] = "close"
         elif self._body_pending and message["type"] == "http.response.body" and not message.get("more_body", False):

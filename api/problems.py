@@ -79,6 +79,8 @@ def answer(error: ServiceError, headers: Mapping[str, str] | None = None) -> JSO
     headers = dict(headers or {})
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'ApiKey header="X-API-Key"'
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
     body = problem_of(error).model_dump(exclude_none=True)
     return JSONResponse(body, error.status, headers, MEDIA_TYPE)
 

@@ -9,18 +9,21 @@ from typing import Protocol, cast
 
 from fastapi import Request
 
+from admission import AdmissionController, Reservation
 from api.keys import Keys
 from downloads.fetch import Fetched, MediaKind
 from downloads.media import MediaStore
 from ffmpeg import FFmpeg
-from transcription.core import Caller, Transcript, TranscriptionOptions
+from memory_watch import MemoryWatch
+from transcription.core import Transcript, TranscriptionOptions
 from transcription.models import ModelLibrary
+from transcription.sizing import Sizing
 
 
 class Transcriber(Protocol):
-    """Turns a file into a transcript. Cancelling the call stops the work and removes what it wrote."""
+    """Turns a file into a transcript, when its place's turn comes. Cancelling stops it and removes what it wrote."""
 
-    async def run(self, source: Path, options: TranscriptionOptions, caller: Caller) -> Transcript: ...
+    async def run(self, source: Path, options: TranscriptionOptions, reservation: Reservation) -> Transcript: ...
 
 
 class EngineStatus(Protocol):
@@ -52,6 +55,9 @@ class Services:
     """One server's parts and limits. Frozen: nothing of a request is kept here."""
 
     keys: Keys
+    admission: AdmissionController
+    memory: MemoryWatch
+    sizes: Sizing
     engine: EngineStatus
     transcriber: Transcriber
     library: ModelLibrary

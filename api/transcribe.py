@@ -9,16 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field, StringConstraints, field_validator
 
+from admission import Reservation, Work
 from api.fetching import fetch_into
+from api.gate import GATE_ERRORS, Patient, admitted
 from api.hangup import while_connected
 from api.parameters import Parameters, documentation, read_request
 from api.problems import responses
 from api.schemas import TRANSCRIPTION_RESPONSES
-from api.security import key_name, require_key
+from api.security import require_key
 from api.services import Services, services
 from api.uploads import Upload
 from api.workplace import private_folder
@@ -56,8 +58,6 @@ from errors import (
 from telemetry import current_request_id
 from transcription import formats, languages, models
 from transcription.core import (
-    Caller,
-    Priority,
     ResponseFormat,
     Task,
     Transcript,
@@ -68,10 +68,6 @@ from transcription.core import (
 router = APIRouter(tags=["transcription"])
 
 Prompt = Annotated[str, StringConstraints(max_length=1000)]
-Urgency = Annotated[
-    Literal["interactive", "batch"] | None,
-    Header(alias="X-Priority", description="batch: whoever waits for an answer goes first. Absent: interactive."),
-]
 
 
 class TranscribeParameters(Parameters):
@@ -156,7 +152,7 @@ def options_of(asked: TranscribeParameters, *, default_model: str, default_beam_
         *(VoiceActivityUnavailable, MediaNotFound, PathNotAllowed, UploadTooLarge, AudioTooLong, EmptyMedia),
         *(UnsupportedMedia, NoAudioStream, MediaTimeout, InvalidLink, LinkNotAllowed, NoMediaAtLink, DownloadFailed),
         *(DownloadTooLarge, DownloadTimeout, WorkerCrashed, OutOfMemory, GpuOutOfMemory, EngineFailed, NotReady),
-        *(ShuttingDown, StorageFull),
+        *(ShuttingDown, StorageFull, *GATE_ERRORS),
     ),
     openapi_extra=documentation(
         TranscribeParameters,
@@ -164,18 +160,18 @@ def options_of(asked: TranscribeParameters, *, default_model: str, default_beam_
         file="The recording: audio or video in any usual format.",
     ),
 )
-async def transcribe(request: Request, urgency: Urgency = None) -> Response:
+async def transcribe(request: Request, patience: Patient) -> Response:
     """Send exactly one of `file`, `audio_file` and `url`."""
     parts = services(request)
-    caller = Caller(key_name(request), Priority[(urgency or "interactive").upper()])
-    with private_folder(parts.work_folder) as folder:
-        check = partial(options_of, default_model=parts.default_model, default_beam_size=parts.default_beam_size)
-        asked, upload = await read_request(
-            request, TranscribeParameters, folder / "upload", parts.max_upload_bytes, check
-        )
-        check_source(asked, upload)
-        options = check(asked)
-        transcript = await while_connected(request, _transcript(parts, asked, upload, options, folder, caller))
+    async with admitted(request, Work.TRANSCRIPTION, patience) as place:
+        with private_folder(parts.work_folder) as folder:
+            check = partial(options_of, default_model=parts.default_model, default_beam_size=parts.default_beam_size)
+            asked, upload = await read_request(
+                request, TranscribeParameters, folder / "upload", parts.max_upload_bytes, check
+            )
+            check_source(asked, upload)
+            options = check(asked)
+            transcript = await while_connected(request, _transcript(parts, asked, upload, options, folder, place))
     # A long recording's subtitles take a second of CPU: not on the event loop.
     return await asyncio.to_thread(_answer, transcript, asked.response_format, current_request_id() or "")
 
@@ -193,16 +189,20 @@ async def _transcript(
     upload: Upload | None,
     options: TranscriptionOptions,
     folder: Path,
-    caller: Caller,
+    place: Reservation,
 ) -> Transcript:
     if upload is not None:
-        return await parts.transcriber.run(upload.path, options, caller)
+        return await parts.transcriber.run(upload.path, options, place)
     if asked.audio_file is not None:
-        return await parts.transcriber.run(parts.media.resolve(asked.audio_file), options, caller)
+        return await parts.transcriber.run(parts.media.resolve(asked.audio_file), options, place)
     started = time.monotonic()
-    fetched = await fetch_into(folder, parts.fetcher, asked.url or "")
+    # A part of this request, with a line of its own: downloads are few at once.
+    with parts.admission.reserve(
+        Work.DOWNLOAD, place.key, place.priority, no_wait=place.no_wait, counted=False
+    ) as download:
+        fetched = await fetch_into(folder, parts.fetcher, asked.url or "", download)
     download_s = time.monotonic() - started
-    transcript = await parts.transcriber.run(fetched.path, options, caller)
+    transcript = await parts.transcriber.run(fetched.path, options, place)
     timings_s = {"download": download_s, **transcript.timings_s}
     timings_s["total"] = timings_s.get("total", 0.0) + download_s
     return dataclasses.replace(transcript, timings_s=timings_s)

@@ -8,18 +8,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import prices
+from admission import AdmissionController, Bounds, Reservation, Work
 from api.keys import Keys
 from api.services import Services
 from downloads.fetch import Fetched, MediaKind
 from downloads.media import MediaStore
 from errors import NotReady
 from ffmpeg import FFmpeg
-from transcription import core
+from limits import MemorySemaphore
+from memory import MemoryReading
+from memory_watch import MemoryView, MemoryWatch
 from transcription.core import Transcript, TranscriptionOptions, TranscriptSegment, Word
-from transcription.models import ModelLibrary
+from transcription.models import ModelLibrary, spec
+from transcription.sizing import Sizing, Wish, sized
 
 KEY = "test-api-key-123"
 AUTH = {"X-API-Key": KEY}
+MIB = 2**20
 
 
 class FakeTranscriber:
@@ -28,17 +34,18 @@ class FakeTranscriber:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.runs: list[tuple[Path, TranscriptionOptions]] = []
-        self.callers: list[core.Caller] = []
+        self.places: list[Reservation] = []
         self.started = asyncio.Event()
         self.release = asyncio.Event()
         self.release.set()
         self.cancelled = False
 
-    async def run(self, source: Path, options: TranscriptionOptions, caller: core.Caller) -> Transcript:
+    async def run(self, source: Path, options: TranscriptionOptions, reservation: Reservation) -> Transcript:
         self.runs.append((source, options))
-        self.callers.append(caller)
-        self.started.set()
+        self.places.append(reservation)
         try:
+            await reservation.granted({prices.MEMORY: 100 * MIB}, amount=10.0, short=True)
+            self.started.set()
             await self.release.wait()
         except asyncio.CancelledError:
             self.cancelled = True
@@ -72,6 +79,23 @@ class FakeEngine:
 
     def loaded(self) -> list[str]:
         return self.names
+
+
+def make_admission(**bounds: Any) -> AdmissionController:
+    """A gate with room for five of the fake transcriber's requests, and for two of everything else."""
+    slots = {Work.TRANSCRIPTION: 5, Work.DOWNLOAD: 2, Work.EXTRACTION: 2}
+    return AdmissionController({prices.MEMORY: MemorySemaphore(500 * MIB)}, Bounds(**{"slots": slots} | bounds))
+
+
+def seen() -> MemoryView:
+    """A container of 2 GiB, half of it used."""
+    return MemoryView({prices.MEMORY: MemoryReading(2048 * MIB, 1024 * MIB, "cgroup v2")}, None, None, 300 * MIB)
+
+
+def make_sizes(memory_bytes: int = 2048 * MIB, cores: int = 2) -> Sizing:
+    """What a machine of that size would run, with base."""
+    ram = MemoryReading(memory_bytes, 0, "cgroup v2")
+    return sized(spec("base"), Wish(devices=("cpu",)), ram, [], cores)
 
 
 class FakeFetcher:
@@ -134,11 +158,17 @@ class Parts:
 
 
 def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int = 1024 * 1024, **limits: Any) -> Parts:
+    """*limits*: default_model, and the gate's bounds."""
+    default_model = limits.pop("default_model", "base")
+    admission = make_admission(**limits)
     work, media = folder / "work", folder / "media"
     work.mkdir()
     transcriber, engine, fetcher = FakeTranscriber(), FakeEngine(), FakeFetcher()
     services = Services(
         keys=keys or Keys([KEY]),
+        admission=admission,
+        memory=MemoryWatch(seen, admission),
+        sizes=make_sizes(),
         engine=engine,
         transcriber=transcriber,
         library=ModelLibrary(folder / "models", downloads=False, hf_token=None),
@@ -146,7 +176,7 @@ def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int 
         fetcher=fetcher,
         ffmpeg=FFmpeg.locate(""),
         work_folder=work,
-        default_model=limits.get("default_model", "base"),
+        default_model=default_model,
         default_beam_size=5,
         max_upload_bytes=max_upload_bytes,
         max_duration_s=3600.0,

@@ -171,6 +171,6 @@ class Transcript:
 
     @property
     def real_time_factor(self) -> float:
-        """RTFx: seconds of audio per second of wall time; 0 before the total is known."""
-        total_s = self.timings_s.get("total", 0.0)
+        """RTFx: seconds of audio per second of work, waiting for a turn left out; 0 before the total is known."""
+        total_s = self.timings_s.get("total", 0.0) - self.timings_s.get("queue", 0.0)
         return self.duration_s / total_s if total_s > 0 else 0.0

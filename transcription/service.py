@@ -13,10 +13,21 @@ from pathlib import Path
 
 import structlog
 
+import prices
+from admission import Reservation
 from errors import AudioTooLong
 from ffmpeg import FFmpeg
 from transcription import audio
-from transcription.core import NOBODY, Caller, Segment, Transcript, TranscriptionOptions, TranscriptSegment
+from transcription.core import (
+    NOBODY,
+    AudioInfo,
+    Caller,
+    Priority,
+    Segment,
+    Transcript,
+    TranscriptionOptions,
+    TranscriptSegment,
+)
 from transcription.pcm import GrowingPcm
 from transcription.replicas import Replicas
 from transcription.scheduler import SegmentScheduler
@@ -47,7 +58,7 @@ class Stopwatch:
             self._stages_s[name] = self._stages_s.get(name, 0.0) + self._clock() - begun
 
     def timings_s(self) -> dict[str, float]:
-        """The stages so far and the total."""
+        """The stages so far and the total, from the request's body to its transcript, waiting included."""
         return self._stages_s | {"total": self._clock() - self._begun}
 
 
@@ -65,36 +76,45 @@ class Transcriber:
         max_duration_s: float,
         max_decodes: int,
     ) -> None:
-        """*work_dir*: where PCM lies while it is needed. *max_decodes*: ffmpeg children at once."""
+        """*work_dir*: where PCM lies while it is needed. *max_decodes*: ffmpeg children at once, and as many probes."""
         self._ffmpeg = ffmpeg
         self._cutter = cutter
         self._engines = engines
         self._scheduler = scheduler
         self._work_dir = work_dir
         self._max_duration_s = max_duration_s
+        self._probes = asyncio.Semaphore(max_decodes)
         self._decodes = asyncio.Semaphore(max_decodes)
 
-    async def run(self, source: Path, options: TranscriptionOptions, caller: Caller = NOBODY) -> Transcript:
+    async def run(
+        self, source: Path, options: TranscriptionOptions, reservation: Reservation | None = None
+    ) -> Transcript:
         """Transcribe the recording at *source*. Cancelling stops the work within a batch and leaves no file.
 
-        Silence gives a transcript without segments. Raises the errors of `audio.probe` and `audio.decode`,
-        AudioTooLong, ModelUnavailable, VoiceActivityUnavailable, WorkerCrashed, EngineFailed.
+        *reservation*: whose work it is, and its place; it waits there for its turn once its price is known. None: it
+        starts at once, on nobody's behalf. Silence gives a transcript without segments. Raises the errors of
+        `audio.probe`, `audio.decode` and `Reservation.granted`, AudioTooLong, ModelUnavailable,
+        VoiceActivityUnavailable, WorkerCrashed, EngineFailed.
         """
         watch = Stopwatch()
-        info = await audio.probe(self._ffmpeg, source)
+        async with self._probes:
+            info = await audio.probe(self._ffmpeg, source)
         if info.duration_s is not None and info.duration_s > self._max_duration_s:
             raise AudioTooLong(
                 f"The recording lasts {info.duration_s:.0f} s; this server accepts {self._max_duration_s:.0f} s."
             )
         await self._engines.find_weights(options.model)
+        if reservation is not None:
+            with watch.stage("queue"):
+                await self._granted(reservation, info, source)
         path = self._work_dir / f"{secrets.token_hex(8)}.pcm"
         try:
             # NOTE: whichever fails first ends the other: nobody waits for the text of a file that cannot be read.
             async with asyncio.TaskGroup() as group:
                 begun = asyncio.Event()
-                decoding = group.create_task(self._decode(source, path, begun, watch))
+                decoding = group.create_task(self._decode(source, path, begun, watch, reservation))
                 await begun.wait()
-                transcript = await self._transcribed(GrowingPcm(path, decoding), decoding, options, caller, watch)
+                transcript = await self._transcribed(GrowingPcm(path, decoding), decoding, options, reservation, watch)
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from failed.exceptions[0].__cause__
         finally:
@@ -109,21 +129,34 @@ class Transcriber:
         )
         return transcript
 
-    async def _decode(self, source: Path, target: Path, begun: asyncio.Event, watch: Stopwatch) -> float:
+    async def _granted(self, reservation: Reservation, info: AudioInfo, source: Path) -> None:
+        """Wait until the work may begin."""
+        audio_s = min(told_or_guessed_s(info, source), self._max_duration_s)
+        await reservation.granted(
+            {prices.MEMORY: prices.transcription_bytes(audio_s)}, amount=audio_s, short=audio_s <= prices.SHORT_S
+        )
+
+    async def _decode(
+        self, source: Path, target: Path, begun: asyncio.Event, watch: Stopwatch, reservation: Reservation | None
+    ) -> float:
         """Set *begun* when it is this recording's turn, then decode it; return its seconds."""
         with watch.stage("decode"):
             async with self._decodes:
                 begun.set()
-                return await audio.decode(self._ffmpeg, source, target, max_duration_s=self._max_duration_s)
+                duration_s = await audio.decode(self._ffmpeg, source, target, max_duration_s=self._max_duration_s)
+        if reservation is not None:
+            reservation.give_back(prices.MEMORY, prices.FFMPEG_BYTES)
+        return duration_s
 
     async def _transcribed(
         self,
         pcm: GrowingPcm,
         decoding: asyncio.Task[float],
         options: TranscriptionOptions,
-        caller: Caller,
+        reservation: Reservation | None,
         watch: Stopwatch,
     ) -> Transcript:
+        caller = Caller(reservation.key, Priority(reservation.priority)) if reservation else NOBODY
         spoken: list[TranscriptSegment] = []
         certainty = 1.0
         at_work = functools.partial(watch.stage, "voice_activity")
@@ -139,7 +172,11 @@ class Transcriber:
                         contextlib.aclosing(chained(first, segments)) as speech,
                         contextlib.aclosing(self._scheduler.submit(speech, options, caller)) as results,
                     ):
-                        spoken = [result async for result in results if result.text]
+                        async for result in results:
+                            if reservation is not None:
+                                reservation.advance(result.end)
+                            if result.text:
+                                spoken.append(result)
         return Transcript(
             segments=tuple(replace(segment, id=number) for number, segment in enumerate(spoken)),
             language=options.language,
@@ -151,6 +188,11 @@ class Transcriber:
             compute_type=self._engines.compute_type,
             timings_s=watch.timings_s(),
         )
+
+
+def told_or_guessed_s(info: AudioInfo, source: Path) -> float:
+    """How long the recording lasts, as far as can be told before it is decoded."""
+    return prices.guessed_s(source.stat().st_size) if info.duration_s is None else info.duration_s
 
 
 async def first_speech(segments: AsyncIterator[Segment]) -> list[Segment]:

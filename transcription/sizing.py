@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from errors import ConfigurationError
+from errors import ConfigurationError, TooLarge
 from limits import Footprint, Plan, plan
 from memory import MemoryReading
 from transcription.footprint import footprint
@@ -23,6 +23,16 @@ below that, a prediction that is a little off would have it replaced after every
 
 UNKNOWN_GPU = MemoryReading(8 * 2**30, 0, "assumed")
 """A GPU whose memory its driver does not tell. Batches that do not fit are halved anyhow."""
+
+
+HOST_BYTES_OF_CUDA_ENGINE = 2 * 2**30
+"""Main memory of a process that computes on a GPU: CUDA's libraries, the weights on their way. Assumed."""
+
+CUDA_BATCHES_AHEAD = 2
+"""Requests worth so many batches are worked on beside a GPU: it must not wait for voice activity."""
+
+LEAST_SLOTS = 2
+"""Requests at once: one that is long, and a clip beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,25 @@ class Sizing:
     smaller_batches: dict[tuple[str, str], int]
     """By device and model, where less fits than *batch_size*."""
 
+    engine_bytes: int
+    """Main memory that all engines are expected to take at most, with the first model."""
+
+    @property
+    def slots(self) -> int:
+        """Requests that keep the engines' batches full."""
+        return max(LEAST_SLOTS, sum(map(slots, self.plans)))
+
+    def check_fits(self, name: str) -> None:
+        """Raises TooLarge where the model of that name can be loaded nowhere here, not even for one segment."""
+        most_bytes = max(plan.replica_bytes for plan in self.plans)
+        first = self.placements[0]
+        needed_bytes = footprint(spec(name), first.compute_type, first.device).total_bytes(1, 1)
+        if needed_bytes > max(most_bytes, first.bound_bytes or 0):
+            raise TooLarge(
+                f"The model {name} needs {needed_bytes / 2**20:.0f} MiB, and this server has "
+                f"{most_bytes / 2**20:.0f} MiB for a model: choose a smaller one."
+            )
+
     def weights_bytes(self, name: str) -> int:
         """What the model of that name takes once it is loaded, before it decodes anything."""
         first = self.placements[0]
@@ -58,6 +87,7 @@ def sized(model: ModelSpec, wish: Wish, ram: MemoryReading, cuda: Sequence[Memor
     names = devices(wish.devices, len(cuda))
     plans: list[Plan] = []
     placements: list[Placement] = []
+    engine_bytes = 0
     smaller: dict[tuple[str, str], int] = {}
     for name in names:
         kind, _, index = name.partition(":")
@@ -70,7 +100,10 @@ def sized(model: ModelSpec, wish: Wish, ram: MemoryReading, cuda: Sequence[Memor
 
         chosen = planned(model)
         plans.append(chosen)
-        placements += [placement(chosen, footprint(model, wish.compute_type, kind), wish)] * chosen.replicas
+        cost = footprint(model, wish.compute_type, kind)
+        placements += [placement(chosen, cost, wish)] * chosen.replicas
+        replica_bytes = planned_bytes(chosen, cost) if kind == "cpu" else HOST_BYTES_OF_CUDA_ENGINE
+        engine_bytes += chosen.replicas * replica_bytes
         smaller |= {(name, other.name): planned(other).batch_size for other in CATALOGUE}
     batch_size = min(chosen.batch_size for chosen in plans)
     return Sizing(
@@ -79,23 +112,35 @@ def sized(model: ModelSpec, wish: Wish, ram: MemoryReading, cuda: Sequence[Memor
         batch_size=batch_size,
         batch_s=CPU_BATCH_S if any(name == "cpu" for name in names) else math.inf,
         smaller_batches={which: size for which, size in smaller.items() if size < batch_size},
+        engine_bytes=engine_bytes,
     )
 
 
 def placement(chosen: Plan, model: Footprint, wish: Wish) -> Placement:
     """One of *chosen*'s replicas. What its first model does not take is room for others beside it."""
     on_cpu = chosen.device == "cpu"
-    planned_bytes = model.total_bytes(chosen.streams + chosen.express, chosen.batch_size)
+    needed_bytes = planned_bytes(chosen, model)
     return Placement(
         device=chosen.device,
         compute_type=wish.compute_type,
         streams=chosen.streams,
         express=chosen.express,
         threads=chosen.threads,
-        models_bytes=max(0, chosen.replica_bytes - planned_bytes) + model.weights_bytes,
+        models_bytes=max(0, chosen.replica_bytes - needed_bytes) + model.weights_bytes,
         # A GPU's models do not lie in main memory.
-        bound_bytes=max(chosen.replica_bytes, round(OVER_PLAN * planned_bytes)) if on_cpu else None,
+        bound_bytes=max(chosen.replica_bytes, round(OVER_PLAN * needed_bytes)) if on_cpu else None,
     )
+
+
+def planned_bytes(chosen: Plan, model: Footprint) -> int:
+    """What one of *chosen*'s replicas is expected to take at most."""
+    return model.total_bytes(chosen.streams + chosen.express, chosen.batch_size)
+
+
+def slots(chosen: Plan) -> int:
+    """Requests that keep *chosen*'s batches full."""
+    ahead = 1 if chosen.device == "cpu" else CUDA_BATCHES_AHEAD
+    return chosen.replicas * (ahead * chosen.streams * chosen.batch_size + chosen.express)
 
 
 def devices(wanted: Sequence[str], cuda_devices: int) -> list[str]:

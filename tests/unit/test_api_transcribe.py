@@ -37,7 +37,7 @@ async def test_whose_request_it_is_and_how_urgent_reaches_the_work(client: httpx
     """Keys take turns, under a name that tells nothing of the key."""
     await client.post("/transcribe", files=FILE)
     await client.post("/transcribe", files=FILE, headers={"X-Priority": "batch"})
-    first, second = parts.transcriber.callers
+    first, second = parts.transcriber.places
     assert (first.priority, second.priority) == (Priority.INTERACTIVE, Priority.BATCH)
     assert first.key == second.key != ""
     assert AUTH["X-API-Key"] not in first.key

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from errors import ConfigurationError
-from main import read_settings
+from main import MIB, look, read_settings
 from settings import Settings
 
 
@@ -96,6 +96,29 @@ def test_a_wrong_limit_on_memory_is_refused(monkeypatch: pytest.MonkeyPatch, nam
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=r"MEMORY_LIMIT_MB|RAILWAY_RAM_MB"):
         read_settings()
+
+
+def test_an_empty_variable_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Platforms hand on variables that nobody has filled in."""
+    monkeypatch.setenv("RAILWAY_RAM_MB", "")
+    monkeypatch.setenv("QUEUE_TIMEOUT_S", "")
+    settings = read_settings()
+    assert (settings.memory_limit_mb, settings.queue_timeout_s) == (0, 900)
+
+
+def test_the_limit_that_is_set_is_what_is_seen_and_planned_with() -> None:
+    """A container that shows its host's memory must not be planned with it."""
+    settings = Settings(memory_limit_mb=600)
+    assert look(settings).devices["memory"].total_bytes == 600 * MIB
+    assert look(settings).devices["memory"].source == "setting"
+
+
+def test_a_key_that_only_waits_must_be_a_key() -> None:
+    """A slip of the pen would leave that caller as urgent as all others."""
+    Settings(api_keys="a,b", batch_keys="b").check()
+    with pytest.raises(ConfigurationError, match="BATCH_KEYS") as refusal:
+        Settings(api_keys="a,b", batch_keys="sekrit").check()
+    assert "sekrit" not in refusal.value.message
 
 
 def test_a_wrong_key_is_not_repeated_in_the_refusal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,46 @@
+"""What requests hold of main memory beside the engine, and which models fit at all. Pure.
+
+Weights and batches are the engine's, planned once (`limits.plan`); a request costs its children and what is kept of it.
+`scripts/calibrate` holds these figures against what is seen (docs/capacity.md).
+"""
+
+from __future__ import annotations
+
+MEMORY = "memory"
+"""Main memory's name among the devices."""
+
+SERVER_BYTES = 136 * 2**20
+"""The server at work: Python, the web framework, onnxruntime with the model of voice activity. Seen: 131 to 135 MiB."""
+
+FFMPEG_BYTES = 44 * 2**20
+"""An ffmpeg that decodes or probes. Seen: 33 MiB for sound, 42 MiB for a video in 1080p."""
+
+DOWNLOAD_BYTES = 112 * 2**20
+"""yt-dlp with all its extractors (seen: 68 MiB), and the ffmpeg that joins sound and pictures beside it."""
+
+REQUEST_BYTES = 4 * 2**20
+"""A request in the server: windows of voice activity, segments that wait, buffers."""
+
+TEXT_BYTES_A_SECOND = 500
+"""Words with their times, as they are kept until the answer is written, and the answer."""
+
+SMALLEST_BYTES_A_SECOND = 2_000
+"""Speech in 16 kbit/s: less is hardly found."""
+
+SHORT_S = 60.0
+"""Up to here a recording counts as a clip at the gate."""
+
+
+def guessed_s(file_bytes: int) -> float:
+    """How long a recording lasts at most whose header does not tell."""
+    return file_bytes / SMALLEST_BYTES_A_SECOND
+
+
+def transcription_bytes(duration_s: float) -> int:
+    """Of a recording that lasts so long, its ffmpeg included."""
+    return FFMPEG_BYTES + REQUEST_BYTES + round(TEXT_BYTES_A_SECOND * duration_s)
+
+
+LARGEST_BYTES = DOWNLOAD_BYTES
+"""Of one piece of work that lasts a few hours: at least so much is lent on the smallest machine, or nothing could run
+there. The memory that is free at the moment is looked at besides."""
