@@ -54,7 +54,7 @@ class Bounds:
     slots: Mapping[Work, int]
     """Pieces of work at once."""
     max_waiting: int = 100
-    """Requests in each line. 0: what cannot start at once is refused."""
+    """Requests for each kind of work beyond its slots. 0: what cannot start at once is refused."""
     max_wait_s: float = 0
     """Expected wait past which a newcomer is refused."""
     timeout_s: float = 0
@@ -70,7 +70,8 @@ class Bounds:
 class Reservation:
     """One request's place: at the door, in the line, then at work. Use as a context manager.
 
-    Invariant: what it holds (its place, its slot, its bytes) goes back exactly once, when the context ends.
+    Invariant: what it holds (its place, its slot, its bytes) goes back exactly once: when it is not let in, or when the
+    context ends.
     """
 
     def __init__(
@@ -100,8 +101,11 @@ class Reservation:
         self.peak_bytes = 0
         """The most that the service held while this was at work."""
         self.turn: asyncio.Future[None] | None = None
+        self.patience: asyncio.Timeout | None = None
+        """How long it may wait yet, while it waits."""
         self.line_entered: float | None = None
         self._bytes: dict[str, int] = {}
+        self._over = False
         self._controller = controller
 
     def __repr__(self) -> str:
@@ -113,10 +117,18 @@ class Reservation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
+        if error is None and not self._over:
             self.advance(self.amount)
-        self._controller.leave(self)
-        self.give_back()
+        self._end()
+
+    def _end(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        try:
+            self._controller.leave(self)
+        finally:
+            self.give_back()
 
     @property
     def remaining(self) -> float:
@@ -129,7 +141,12 @@ class Reservation:
         Raises TooLarge, QueueFull, QueueTimeout, DeadlineTooNear, QuotaUsed, ShuttingDown.
         """
         self.amount, self.short = amount, short
-        await self._controller.wait_for_turn(self, costs)
+        try:
+            await self._controller.wait_for_turn(self, costs)
+        except BaseException:
+            # Now, not when the context ends: its caller may have a folder to remove before that.
+            self._end()
+            raise
 
     async def take(self, device: str, amount_bytes: int) -> None:
         await self._controller.memory[device].acquire(amount_bytes)
@@ -161,6 +178,8 @@ class Lane:
     line: Line[Reservation] = field(default_factory=Line)
     arriving: int = 0
     """Past the door, their bodies being read."""
+    places: dict[str, int] = field(default_factory=dict)
+    """At the door and in the line, by key."""
     active: dict[Reservation, None] = field(default_factory=dict)
     called: Reservation | None = None
     """Whose turn it is: it has a slot and waits for its memory; nobody else is called before it has that."""
@@ -168,6 +187,13 @@ class Lane:
     @property
     def free(self) -> int:
         return self.slots - len(self.active)
+
+    @property
+    def free_for_long(self) -> int:
+        """Slots that a long recording may have. NOTE: not those that are free beyond the kept ones, which clips could
+        hold without end."""
+        long = sum(not reservation.short for reservation in self.active)
+        return min(self.free, self.slots - self.kept - long)
 
     @property
     def waiting(self) -> int:
@@ -181,8 +207,6 @@ class _Key:
     reservations: int = 0
     requests: int = 0
     """Of these, those that count."""
-    outstanding: dict[Work, int] = field(default_factory=dict)
-    """Places at the door and in the line."""
     day: int = 0
     audio_s: float = 0.0
     """Granted on that day."""
@@ -234,12 +258,16 @@ class AdmissionController:
         """
         if self._closed:
             raise ShuttingDown
+        no_wait = no_wait or not self.bounds.max_waiting
         lane, own = self.lanes[work], self._keys.setdefault(key, _Key())
         try:
-            self._check_key(own, counted=counted)
+            if counted:
+                self._check_in_flight(own)
+            if work is Work.TRANSCRIPTION:
+                self._check_quota(key, 0.0)
             expected_s = self.expected_wait_s(work, key, priority)
-            room = self._room(lane, own.outstanding.get(work, 0), no_wait=no_wait)
-            if room <= 0 or 0 < self.bounds.max_wait_s < (expected_s or 0.0):
+            no_room = not self._has_room(lane, key, no_wait=no_wait)
+            if no_room or 0 < self.bounds.max_wait_s < (expected_s or 0.0):
                 raise QueueFull(retry_after_s=retry_after_s(expected_s))
             if timeout_s is not None and (expected_s or 0.0) >= timeout_s:
                 raise DeadlineTooNear(retry_after_s=retry_after_s(expected_s))
@@ -249,32 +277,32 @@ class AdmissionController:
         deadline = None if timeout_s is None else self._clock() + timeout_s
         made = Reservation(self, work, key, priority, deadline=deadline, no_wait=no_wait, counted=counted)
         lane.arriving += 1
+        lane.places[key] = lane.places.get(key, 0) + 1
         own.reservations += 1
         own.requests += counted
-        own.outstanding[work] = own.outstanding.get(work, 0) + 1
         return made
 
-    def _room(self, lane: Lane, own_places: int, *, no_wait: bool) -> int:
-        """Places that a newcomer may take, in free slots and in the line."""
-        free = self._free_slots(lane) + (0 if no_wait else self.bounds.max_waiting) - lane.arriving - len(lane.line)
-        if self.bounds.several_keys and own_places >= PLACES_FOR_FREE_PLACE * free:
-            return 0
-        return free
+    def _has_room(self, lane: Lane, key: str, *, no_wait: bool) -> bool:
+        """Whether a newcomer may have a free slot, or a place in the line."""
+        free = self._free_slots(lane) - lane.arriving - len(lane.line)
+        if free > 0 or no_wait:
+            return free > 0
+        free += self.bounds.max_waiting
+        return free > 0 and not (self.bounds.several_keys and lane.places.get(key, 0) >= PLACES_FOR_FREE_PLACE * free)
 
     def _free_slots(self, lane: Lane) -> int:
         """Slots that a newcomer could have at once: none while work waits for memory."""
         return 0 if any(memory.waiting for memory in self.memory.values()) else lane.free
 
-    def _check_key(self, own: _Key, *, counted: bool) -> None:
-        if counted and 0 < self.bounds.max_per_key <= own.requests:
+    def _check_in_flight(self, own: _Key) -> None:
+        if 0 < self.bounds.max_per_key <= own.requests:
             lane = self.lanes[Work.TRANSCRIPTION]
             one_s = lane.speed.seconds_for(sum(held.remaining for held in lane.active) / max(1, len(lane.active)))
             raise KeyBusy(retry_after_s=retry_after_s(one_s))
-        self._check_quota(own, 0.0)
 
-    def _check_quota(self, own: _Key, more_s: float) -> None:
-        limit_s = self.bounds.max_audio_s_a_day
-        if limit_s and self._used_today_s(own) + more_s >= limit_s + (more_s > 0):
+    def _check_quota(self, key: str, more_s: float) -> None:
+        left_s = self.audio_left_s(key)
+        if left_s is not None and (left_s <= 0 or more_s > left_s):
             raise QuotaUsed(retry_after_s=MOST_RETRY_AFTER_S)
 
     def _used_today_s(self, own: _Key) -> float:
@@ -286,53 +314,68 @@ class AdmissionController:
     # --- the line --------------------------------------------------------------------------------------------------
 
     def expected_wait_s(self, work: Work, key: str = "", priority: int = 0) -> float | None:
-        """How long a newcomer would wait: 0 where a slot is free, None where no speed was measured yet.
-
-        The backlog over the measured speed; or, since keys take turns, what this key waits for already, times the keys
-        that wait, where that is less.
-        """
+        """How long a newcomer would wait: 0 where a slot is free, None where no speed was measured yet."""
         lane = self.lanes[work]
         if self._free_slots(lane) > lane.arriving + len(lane.line):
             return 0.0
+        own = lane.places.get(key, 0) - lane.line.count_of(key)
+        return self._backlog_s(lane, key, priority, arriving=lane.arriving, own_arriving=own)
+
+    def _backlog_s(
+        self, lane: Lane, key: str, priority: int, *, arriving: int = 0, own_arriving: int = 0
+    ) -> float | None:
+        """What is served before a newcomer, over the measured speed: what runs, the classes before its own, and of its
+        own class all; or, since keys take turns, what its key waits for, times the keys, where that is less.
+        """
         running = sum(held.remaining for held in lane.active)
-        arriving = lane.arriving * lane.line.mean_amount
-        backlog = lane.line.amount_up_to(priority) + arriving
-        share = (lane.line.amount_of(key, priority) + lane.line.mean_amount) * lane.line.callers
-        return lane.speed.seconds_for(running + min(backlog, share))
+        before = lane.line.amount_up_to(priority - 1)
+        beside = lane.line.amount_up_to(priority) - before + arriving * lane.line.mean_amount
+        own = lane.line.amount_of(key, priority) + (own_arriving + 1) * lane.line.mean_amount
+        return lane.speed.seconds_for(running + before + min(beside, own * max(1, len(lane.places))))
 
     async def wait_for_turn(self, reservation: Reservation, costs: Mapping[str, int]) -> None:
         """What `Reservation.granted` does."""
-        lane, own = self.lanes[reservation.work], self._keys[reservation.key]
+        if self._closed:
+            raise ShuttingDown
+        assert reservation.turn is None, "a place is granted once"
+        lane, key = self.lanes[reservation.work], reservation.key
+        for device, amount in costs.items():
+            self.memory[device].check(amount)
         if reservation.work is Work.TRANSCRIPTION:
-            self._check_quota(own, reservation.amount)
-        self._check_deadline(lane, reservation)
+            self._check_quota(key, reservation.amount)
+        free = lane.free if reservation.short else lane.free_for_long
+        fits = all(self.memory[device].fits(amount) for device, amount in costs.items())
+        starts = lane.called is None and free > 0 and fits
+        expected_s = 0.0 if starts else self._backlog_s(lane, key, reservation.priority)
+        if reservation.no_wait and not starts:
+            raise QueueFull(retry_after_s=retry_after_s(expected_s))
+        self._check_deadline(lane, reservation, expected_s or 0.0)
         begun = self._clock()
         lane.arriving -= 1
         reservation.line_entered = begun
         reservation.turn = asyncio.get_running_loop().create_future()
         lane.line.add(reservation)
         self._call_next(lane)
-        fits = all(self.memory[device].fits(amount) for device, amount in costs.items())
-        if reservation.no_wait and not (reservation.turn.done() and fits):
-            expected_s = self.expected_wait_s(reservation.work, reservation.key, reservation.priority)
-            raise QueueFull(retry_after_s=retry_after_s(expected_s))
         try:
-            async with asyncio.timeout(self._patience_s(reservation)):
+            async with asyncio.timeout(self._patience_s(reservation)) as reservation.patience:
                 await reservation.turn
                 for device in sorted(costs):
                     await reservation.take(device, costs[device])
         except TimeoutError:
-            raise QueueTimeout(retry_after_s=retry_after_s(self.expected_wait_s(reservation.work))) from None
+            if self._closed:
+                raise ShuttingDown from None
+            expected_s = self._backlog_s(lane, key, reservation.priority)
+            raise QueueTimeout(retry_after_s=retry_after_s(expected_s)) from None
         reservation.wait_s = self._clock() - begun
         lane.called = None
-        self._charge(own, reservation)
+        self._give_up_place(lane, key)
+        self._charge(reservation)
         self._call_next(lane)
 
-    def _check_deadline(self, lane: Lane, reservation: Reservation) -> None:
+    def _check_deadline(self, lane: Lane, reservation: Reservation, wait_s: float) -> None:
         """Refuse what cannot be done in time, though nothing else came in between."""
         if reservation.deadline is None:
             return
-        wait_s = self.expected_wait_s(reservation.work, reservation.key, reservation.priority) or 0.0
         work_s = lane.speed.seconds_for(reservation.amount) or 0.0
         if self._clock() + wait_s + work_s >= reservation.deadline:
             raise DeadlineTooNear(retry_after_s=retry_after_s(wait_s))
@@ -344,26 +387,33 @@ class AdmissionController:
             limits_s.append(max(0.0, reservation.deadline - self._clock()))
         return min(limits_s, default=None)
 
-    def _charge(self, own: _Key, reservation: Reservation) -> None:
-        own.outstanding[reservation.work] -= 1
+    def _charge(self, reservation: Reservation) -> None:
         if reservation.work is Work.TRANSCRIPTION and self.bounds.max_audio_s_a_day:
+            own = self._keys[reservation.key]
             own.audio_s = self._used_today_s(own) + reservation.amount
             own.day = self._today()
 
     def _call_next(self, lane: Lane) -> None:
         """Call the first in the line, where a slot is free that it may have and nobody called waits for memory."""
-        while lane.called is None and lane.free > 0:
-            called = lane.line.take(short_only=lane.free <= lane.kept)
-            if called is None:
+        while lane.called is None and lane.free > 0 and not self._closed:
+            first = lane.line.first(short_only=lane.free_for_long <= 0)
+            if first is None:
                 return
-            assert called.turn is not None
-            if called.deadline is not None and called.deadline <= self._clock():
-                called.turn.set_exception(QueueTimeout())
+            assert first.turn is not None
+            if first.turn.done() or (first.deadline is not None and first.deadline <= self._clock()):
+                # It has hung up, or its time has passed: no turn of its key's.
+                self._send_home(lane, first)
                 continue
-            lane.called = called
-            lane.active[called] = None
+            lane.called = lane.line.take(short_only=lane.free_for_long <= 0)
+            lane.active[first] = None
             lane.speed.at_work(True)
-            called.turn.set_result(None)
+            first.turn.set_result(None)
+
+    def _send_home(self, lane: Lane, reservation: Reservation) -> None:
+        """Its time is over: whatever it waits for ends when the loop next goes round."""
+        lane.line.remove(reservation)
+        if reservation.patience is not None and not reservation.patience.expired():
+            reservation.patience.reschedule(asyncio.get_running_loop().time())
 
     # --- the way out -----------------------------------------------------------------------------------------------
 
@@ -374,12 +424,9 @@ class AdmissionController:
         own.requests -= reservation.counted
         if reservation.turn is None:
             lane.arriving -= 1
-            own.outstanding[reservation.work] -= 1
-        elif reservation not in lane.active or lane.called is reservation:
-            own.outstanding[reservation.work] -= 1
+        if reservation not in lane.active or lane.called is reservation:
+            self._give_up_place(lane, reservation.key)
         lane.line.remove(reservation)
-        if reservation.turn is not None and not reservation.turn.done():
-            reservation.turn.cancel()
         if lane.called is reservation:
             lane.called = None
         if reservation in lane.active:
@@ -387,6 +434,11 @@ class AdmissionController:
             lane.speed.at_work(bool(lane.active))
         self._forget_if_idle(reservation.key)
         self._call_next(lane)
+
+    def _give_up_place(self, lane: Lane, key: str) -> None:
+        lane.places[key] -= 1
+        if not lane.places[key]:
+            del lane.places[key]
 
     def _forget_if_idle(self, key: str) -> None:
         own = self._keys[key]
@@ -397,9 +449,8 @@ class AdmissionController:
         """Take nothing more, and send home who waits. What is at work goes on."""
         self._closed = True
         for lane in self.lanes.values():
-            while waiting := lane.line.take():
-                assert waiting.turn is not None
-                waiting.turn.set_exception(ShuttingDown())
+            for waiting in [*lane.line, *([lane.called] if lane.called else [])]:
+                self._send_home(lane, waiting)
 
     # --- what is seen ----------------------------------------------------------------------------------------------
 
@@ -440,11 +491,12 @@ class AdmissionController:
         return max(0, self.bounds.max_per_key - (own.requests if own else 0))
 
     def audio_left_s(self, key: str) -> float | None:
-        """How much audio *key* may still have today; None where there is no bound."""
+        """How much audio *key* may still ask for today; None where there is no bound."""
         if not self.bounds.max_audio_s_a_day:
             return None
-        own = self._keys.get(key)
-        return max(0.0, self.bounds.max_audio_s_a_day - (self._used_today_s(own) if own else 0.0))
+        own, lane = self._keys.get(key), self.lanes[Work.TRANSCRIPTION]
+        asked_s = lane.line.amount_of(key) + (lane.called.amount if lane.called and lane.called.key == key else 0.0)
+        return max(0.0, self.bounds.max_audio_s_a_day - (self._used_today_s(own) if own else 0.0) - asked_s)
 
     def quota_resets_in_s(self) -> int:
         return DAY_S - int(self._wall_clock()) % DAY_S
@@ -457,4 +509,4 @@ def kept_slots(slots: int) -> int:
 
 def retry_after_s(expected_s: float | None) -> int:
     """Whole seconds for the Retry-After header, from 1 to MOST_RETRY_AFTER_S."""
-    return min(MOST_RETRY_AFTER_S, max(1, math.ceil(UNKNOWN_WAIT_S if expected_s is None else expected_s)))
+    return max(1, math.ceil(min(MOST_RETRY_AFTER_S, UNKNOWN_WAIT_S if expected_s is None else expected_s)))

@@ -178,12 +178,16 @@ class MemorySemaphore:
         self._lent_since_bytes = 0
         self._lend()
 
-    async def acquire(self, amount_bytes: int) -> None:
-        """Wait until *amount_bytes* are lent. Raises TooLarge where the whole budget does not suffice."""
+    def check(self, amount_bytes: int) -> None:
+        """Raises TooLarge where the whole budget does not suffice."""
         if amount_bytes > self.budget_bytes:
             raise TooLarge(
                 f"This needs {amount_bytes / 2**20:.0f} MiB, and this server has {self.budget_bytes / 2**20:.0f} MiB."
             )
+
+    async def acquire(self, amount_bytes: int) -> None:
+        """Wait until *amount_bytes* are lent. Raises TooLarge where they never will be."""
+        self.check(amount_bytes)
         if self.fits(amount_bytes):
             self._take(amount_bytes)
             return
@@ -193,9 +197,9 @@ class MemorySemaphore:
         try:
             await lent
         except asyncio.CancelledError:
-            if lent.done() and not lent.cancelled():
+            if not lent.cancelled():
                 self.release(amount_bytes)
-            else:
+            elif waiting in self._waiting:
                 self._waiting.remove(waiting)
                 self._lend()
             raise

@@ -55,8 +55,8 @@ class Line(Generic[W]):
     def __init__(self) -> None:
         self._classes: Classes[str] = Classes()
         self._callers: dict[tuple[int, str], _Caller[W]] = {}
-        self._with_short: dict[int, set[str]] = {}
-        """Keys that have something short to do, by class."""
+        self._with_short: dict[int, dict[str, None]] = {}
+        """Keys that have something short to do, by class, in the order in which they came."""
         self._numbers = itertools.count()
         self._amounts: dict[int, float] = {}
         self._size = 0
@@ -72,11 +72,6 @@ class Line(Generic[W]):
             yield from caller.long
 
     @property
-    def callers(self) -> int:
-        """Those who wait, each once a class; at least 1."""
-        return max(1, len(self._callers))
-
-    @property
     def mean_amount(self) -> float:
         """Of all that ever waited here: what a newcomer is likely to bring."""
         return self._seen_amount / self._seen if self._seen else 0.0
@@ -85,9 +80,17 @@ class Line(Generic[W]):
         """Of work that is served before a newcomer of that class."""
         return sum(amount for number, amount in self._amounts.items() if number <= priority)
 
-    def amount_of(self, key: str, priority: int) -> float:
-        caller = self._callers.get((priority, key))
-        return caller.amount if caller else 0.0
+    def amount_of(self, key: str, priority: int | None = None) -> float:
+        """Of work that *key* waits for, in that class or in all."""
+        return sum(caller.amount for caller in self._callers_of(key, priority))
+
+    def count_of(self, key: str) -> int:
+        return sum(len(caller) for caller in self._callers_of(key))
+
+    def _callers_of(self, key: str, priority: int | None = None) -> Iterator[_Caller[W]]:
+        for number in list(self._amounts) if priority is None else [priority]:
+            if caller := self._callers.get((number, key)):
+                yield caller
 
     def add(self, waiter: W) -> None:
         place = (waiter.priority, waiter.key)
@@ -95,7 +98,7 @@ class Line(Generic[W]):
         (caller.short if waiter.short else caller.long)[waiter] = next(self._numbers)
         caller.amount += waiter.amount
         if waiter.short:
-            self._with_short.setdefault(waiter.priority, set()).add(waiter.key)
+            self._with_short.setdefault(waiter.priority, {})[waiter.key] = None
         self._classes.join(*place)
         self._amounts[waiter.priority] = self._amounts.get(waiter.priority, 0.0) + waiter.amount
         self._size += 1
@@ -112,7 +115,7 @@ class Line(Generic[W]):
         del part[waiter]
         caller.amount -= waiter.amount
         if not caller.short:
-            self._with_short.get(waiter.priority, set()).discard(waiter.key)
+            self._with_short.get(waiter.priority, {}).pop(waiter.key, None)
         if not caller:
             del self._callers[place]
             self._classes.leave(*place)
@@ -122,16 +125,20 @@ class Line(Generic[W]):
             # Sums of floats drift; an empty line holds nothing.
             self._amounts.clear()
 
-    def take(self, *, short_only: bool = False) -> W | None:
-        """The next one, out of the line; None where nobody (nobody with something short to do) waits."""
+    def first(self, *, short_only: bool = False) -> W | None:
+        """Who is next; None where nobody (nobody with something short to do) waits."""
         for number, turns in self._classes:
-            keys = self._with_short.get(number, set()) if short_only else None
-            if not (turns if keys is None else keys):
-                continue
-            key = turns.first(keys)
-            taken = self._callers[number, key].oldest(short_only=short_only)
-            turns.charge(key, taken.amount)
+            with_short = self._with_short.get(number, {})
+            if with_short if short_only else turns:
+                key = turns.first(with_short if short_only else None)
+                return self._callers[number, key].oldest(short_only=short_only)
+        return None
+
+    def take(self, *, short_only: bool = False) -> W | None:
+        """The next one, out of the line: its key has had its turn."""
+        taken = self.first(short_only=short_only)
+        if taken is not None:
+            self._classes.of(taken.priority).charge(taken.key, taken.amount)
             self._classes.next_round()
             self.remove(taken)
-            return taken
-        return None
+        return taken
