@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -133,12 +134,14 @@ class Server:
         beam_size: int = 5,
         log_level: str = "warning",
         answer_within_s: float = ANSWER_WITHIN_S,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
+        """*settings*: more of them, by their names in the environment."""
         self.model = model
         self._data = tempfile.TemporaryDirectory(prefix="stenogate-")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         key, port = secrets.token_hex(16), free_port()
-        settings = {
+        chosen = {
             "HOST": "127.0.0.1",
             "PORT": str(port),
             "API_KEYS": key,
@@ -151,6 +154,7 @@ class Server:
             "BEAM_SIZE": str(beam_size),
             "LOG_LEVEL": log_level,
             **engine.environment(),
+            **(settings or {}),
         }
         started = time.perf_counter()
         self.process = subprocess.Popen(
@@ -159,8 +163,10 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            env={**environment(Path(self._data.name)), **settings},
+            env={**environment(Path(self._data.name)), **chosen},
         )
+        self.key = key
+        self.port = port
         self.client = Client(f"http://127.0.0.1:{port}", key, answer_within_s)
         try:
             self._wait_until_ready()
