@@ -220,12 +220,14 @@ class AdmissionController:
         memory: Mapping[str, MemorySemaphore],
         bounds: Bounds,
         *,
+        on_granted: Callable[[Work, float], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """*memory*: what work may hold of each device."""
+        """*memory*: what work may hold of each device. *on_granted* is told what was let in, after how many seconds."""
         self.memory = memory
         self.bounds = bounds
+        self._on_granted = on_granted
         self._clock = clock
         self._wall_clock = wall_clock
         self.lanes = {
@@ -368,8 +370,11 @@ class AdmissionController:
             raise QueueTimeout(retry_after_s=retry_after_s(expected_s)) from None
         reservation.wait_s = self._clock() - begun
         lane.called = None
+        lane.speed.at_work(True)
         self._give_up_place(lane, key)
         self._charge(reservation)
+        if self._on_granted:
+            self._on_granted(reservation.work, reservation.wait_s)
         self._call_next(lane)
 
     def _check_deadline(self, lane: Lane, reservation: Reservation, wait_s: float) -> None:
@@ -406,7 +411,6 @@ class AdmissionController:
                 continue
             lane.called = lane.line.take(short_only=lane.free_for_long <= 0)
             lane.active[first] = None
-            lane.speed.at_work(True)
             first.turn.set_result(None)
 
     def _send_home(self, lane: Lane, reservation: Reservation) -> None:
@@ -429,9 +433,8 @@ class AdmissionController:
         lane.line.remove(reservation)
         if lane.called is reservation:
             lane.called = None
-        if reservation in lane.active:
-            del lane.active[reservation]
-            lane.speed.at_work(bool(lane.active))
+        lane.active.pop(reservation, None)
+        lane.speed.at_work(len(lane.active) > (lane.called is not None))
         self._forget_if_idle(reservation.key)
         self._call_next(lane)
 

@@ -12,12 +12,18 @@ LEAST_WORK_S = 1.0
 
 
 class Throughput:
-    """Amount of work done a second, while anything is at work: idle time does not count."""
+    """Amount of work done a second, while anything is at work: idle time does not count.
+
+    What is told of comes in lumps, a download only when it has ended: the time since the last lump counts in full, and
+    fades with it when the next one is there. How often the speed is asked for changes nothing.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._amount = 0.0
         self._seconds = 0.0
+        self._seconds_since = 0.0
+        """Of working time, since the last amount."""
         self._working_since: float | None = None
 
     def __repr__(self) -> str:
@@ -27,7 +33,8 @@ class Throughput:
     def per_s(self) -> float | None:
         """None until there is something to tell."""
         self._pass_time()
-        return self._amount / self._seconds if self._amount and self._seconds >= LEAST_WORK_S else None
+        seconds = self._seconds + self._seconds_since
+        return self._amount / seconds if self._amount and seconds >= LEAST_WORK_S else None
 
     def seconds_for(self, amount: float) -> float | None:
         """How long *amount* takes; None where no speed is known."""
@@ -41,13 +48,16 @@ class Throughput:
 
     def add(self, amount: float) -> None:
         self._pass_time()
-        self._amount += amount
+        if amount <= 0:
+            return
+        kept = 0.5 ** (self._seconds_since / HALF_LIFE_S)
+        self._amount = self._amount * kept + amount
+        self._seconds = self._seconds * kept + self._seconds_since
+        self._seconds_since = 0.0
 
     def _pass_time(self) -> None:
         if self._working_since is None:
             return
         now = self._clock()
-        passed_s, self._working_since = now - self._working_since, now
-        kept = 0.5 ** (passed_s / HALF_LIFE_S)
-        self._amount *= kept
-        self._seconds = self._seconds * kept + passed_s
+        self._seconds_since += now - self._working_since
+        self._working_since = now

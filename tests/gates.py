@@ -46,12 +46,18 @@ class Request:
     amount: float
     short: bool
     asked: dict[str, Any]
+    link_mb: int = 0
+    """Of a request for a link: what its download holds, in a line of its own, in place of a body."""
     body_read: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     error: Exception | None = None
     """Raised inside the block."""
     place: Reservation | None = None
+    part: Reservation | None = None
+    """The download's."""
     grants: int = 0
+    granted_on: float | None = None
+    """By the wall clock."""
     cancelled: bool = False
     task: asyncio.Task[None] = field(init=False)
 
@@ -60,13 +66,23 @@ class Request:
 
     async def run(self) -> None:
         with self.gate.controller.reserve(**self.asked) as self.place:
-            await self.body_read.wait()
+            if self.link_mb:
+                await self.download(self.place)
+            else:
+                await self.body_read.wait()
             await self.place.granted(self.costs, amount=self.amount, short=self.short)
             self.grants += 1
+            self.granted_on = self.gate.wall()
             self.gate.granted.append(self.name)
             await self.ended.wait()
             if self.error is not None:
                 raise self.error
+
+    async def download(self, whole: Reservation) -> None:
+        reserve = self.gate.controller.reserve
+        with reserve(Work.DOWNLOAD, whole.key, whole.priority, no_wait=whole.no_wait, counted=False) as self.part:
+            await self.part.granted({DEVICE: self.link_mb * MB})
+            await self.body_read.wait()
 
     def finish(self, error: Exception | None = None) -> None:
         self.error = error
@@ -114,7 +130,8 @@ class Gate:
         **bounds: Any,
     ) -> None:
         self.clock, self.wall = Clock(), Clock(86_400 * 20_000.0)
-        (loop or asyncio.get_running_loop()).time = self.clock  # type: ignore[method-assign]
+        self.loop = loop or asyncio.get_running_loop()
+        self.loop.time = self.clock  # type: ignore[method-assign]
         self.memory = MemorySemaphore(memory_mb * MB)
         slots_of = {Work.TRANSCRIPTION: slots, Work.DOWNLOAD: downloads, Work.EXTRACTION: 2}
         self.controller = AdmissionController(
@@ -134,14 +151,15 @@ class Gate:
         amount: float = 10.0,
         short: bool = True,
         body_read: bool = True,
+        link_mb: int = 0,
         **asked: Any,
     ) -> Request:
         """A request that comes to the door when the loop next goes round."""
         asked |= {"work": work, "key": key}
-        made = Request(self, name or str(len(self.requests)), {DEVICE: mb * MB}, amount, short, asked)
+        made = Request(self, name or str(len(self.requests)), {DEVICE: mb * MB}, amount, short, asked, link_mb)
         if body_read:
             made.body_read.set()
-        made.task = asyncio.get_running_loop().create_task(made.run())
+        made.task = self.loop.create_task(made.run())
         self.requests.append(made)
         return made
 

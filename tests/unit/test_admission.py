@@ -187,6 +187,23 @@ async def test_waiting_for_ones_own_is_not_pressure() -> None:
     assert not gate.controller.pressed
 
 
+async def test_waiting_for_memory_is_no_work() -> None:
+    """An hour in which others held the memory says nothing of the speed."""
+    gate = Gate()
+    await gate.learn_speed(10.0)
+    gate.controller.observe({DEVICE: 0}, 0)
+    waits = await gate.arrive()
+    await gate.pass_s(3600.0)
+    assert gate.controller.lanes[Work.TRANSCRIPTION].speed.per_s == 10.0
+    waits.cancel()
+    gate.controller.observe({DEVICE: 1000 * MB}, 0)
+    working = await gate.arrive(amount=1000.0)
+    await gate.pass_s(100.0)
+    working.finish()
+    await rounds()
+    assert gate.controller.lanes[Work.TRANSCRIPTION].speed.per_s == pytest.approx(10.0)
+
+
 async def test_each_request_knows_the_most_that_the_service_held_beside_it() -> None:
     """What a request's answer tells of memory."""
     gate = Gate()
