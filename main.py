@@ -36,6 +36,7 @@ from ffmpeg import FFmpeg
 from limits import MemorySemaphore
 from memory import MemoryReading, cuda_memory, memory_events, mps_memory, own_bytes, pressure, read_ram
 from memory_watch import MemoryView, MemoryWatch
+from metrics import Metrics, State
 from settings import Settings
 from transcription import models
 from transcription.models import ModelLibrary
@@ -109,7 +110,8 @@ async def wired(settings: Settings) -> AsyncIterator[Services]:
         ram = read_ram(limit_bytes=settings.memory_limit_mb * MIB)
         sizes = sizing(settings, default_model, ram)
         log.info("sized", plans=[dataclasses.asdict(plan) for plan in sizes.plans])
-        admission = gate(settings, ram, sizes)
+        metrics = Metrics()
+        admission = gate(settings, ram, sizes, metrics)
         watch = await stack.enter_async_context(MemoryWatch(partial(look, settings), admission))
         engines = await stack.enter_async_context(
             Replicas(
@@ -120,15 +122,14 @@ async def wired(settings: Settings) -> AsyncIterator[Services]:
                 log_level=settings.log_level,
             )
         )
-        scheduler = await stack.enter_async_context(
-            SegmentScheduler(
-                engines.engines, BatchPlanner(sizes.batch_size, sizes.batch_s, smaller=sizes.smaller_batches)
-            )
-        )
+        metrics.show(State(admission, watch, engines, engines_bytes=sizes.engine_bytes))
+        planner = BatchPlanner(sizes.batch_size, sizes.batch_s, smaller=sizes.smaller_batches)
+        scheduler = await stack.enter_async_context(SegmentScheduler(engines.engines, planner, metrics.batch))
         yield Services(
             keys=keys,
             admission=admission,
             memory=watch,
+            metrics=metrics,
             sizes=sizes,
             engine=engines,
             transcriber=Transcriber(
@@ -174,7 +175,7 @@ def sizing(settings: Settings, model: str, ram: MemoryReading) -> Sizing:
     )
 
 
-def gate(settings: Settings, ram: MemoryReading, sizes: Sizing) -> AdmissionController:
+def gate(settings: Settings, ram: MemoryReading, sizes: Sizing, metrics: Metrics) -> AdmissionController:
     """The gate, with the memory that the engines and the server leave."""
     budget_bytes = max(prices.LARGEST_BYTES, ram.total_bytes - sizes.engine_bytes - prices.SERVER_BYTES)
     return AdmissionController(
@@ -192,6 +193,7 @@ def gate(settings: Settings, ram: MemoryReading, sizes: Sizing) -> AdmissionCont
             max_audio_s_a_day=settings.max_audio_s_per_day,
             several_keys=len(settings.api_keys) > 1,
         ),
+        on_granted=metrics.waited,
     )
 
 

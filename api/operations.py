@@ -1,16 +1,18 @@
-"""How the service is: alive, ready, and what models it has."""
+"""How the service is: alive, ready, what models it has, and figures for Prometheus."""
 
 from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from api.problems import responses
 from api.schemas import Health, ModelList, ModelState, Readiness
 from api.security import refuse_strange_bind, require_key
 from api.services import services
 from errors import NotReady, Unauthorized
+from metrics import CONTENT_TYPE
 from transcription.models import CATALOGUE
 
 router = APIRouter(tags=["operations"])
@@ -58,3 +60,16 @@ async def list_models(request: Request) -> ModelList:
             for model in CATALOGUE
         ]
     )
+
+
+@router.get(
+    "/metrics",
+    summary="Figures for Prometheus",
+    dependencies=[Depends(require_key)],
+    response_class=PlainTextResponse,
+    responses=responses(Unauthorized, NotReady),
+)
+async def metrics(request: Request) -> Response:
+    """Waiting, stages, memory, batches, speed, refusals and errors, in Prometheus's text format. It sends the key where
+    its `scrape_config` has `http_headers` (from 2.55 on)."""
+    return Response(services(request).metrics.text(), media_type=CONTENT_TYPE)

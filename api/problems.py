@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError, Unauthorized
 from telemetry import current_request_id
@@ -81,8 +82,21 @@ def answer(error: ServiceError, headers: Mapping[str, str] | None = None) -> JSO
         headers["WWW-Authenticate"] = 'ApiKey header="X-API-Key"'
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
-    body = problem_of(error).model_dump(exclude_none=True)
-    return JSONResponse(body, error.status, headers, MEDIA_TYPE)
+    return _Answer(error, headers)
+
+
+class _Answer(JSONResponse):
+    """Counted when it is sent: all problems pass here, whoever raised them."""
+
+    def __init__(self, error: ServiceError, headers: Mapping[str, str]) -> None:
+        super().__init__(problem_of(error).model_dump(exclude_none=True), error.status, headers, MEDIA_TYPE)
+        self._error = error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # A server that is starting or has stopped has none.
+        if parts := getattr(scope["app"].state, "services", None):
+            parts.metrics.answered(self._error)
+        await super().__call__(scope, receive, send)
 
 
 def install(app: FastAPI) -> None:

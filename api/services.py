@@ -15,6 +15,7 @@ from downloads.fetch import Fetched, MediaKind
 from downloads.media import MediaStore
 from ffmpeg import FFmpeg
 from memory_watch import MemoryWatch
+from metrics import Metrics
 from transcription.core import Transcript, TranscriptionOptions
 from transcription.models import ModelLibrary
 from transcription.sizing import Sizing
@@ -57,6 +58,7 @@ class Services:
     keys: Keys
     admission: AdmissionController
     memory: MemoryWatch
+    metrics: Metrics
     sizes: Sizing
     engine: EngineStatus
     transcriber: Transcriber

@@ -172,6 +172,7 @@ async def transcribe(request: Request, patience: Patient) -> Response:
             check_source(asked, upload)
             options = check(asked)
             transcript = await while_connected(request, _transcript(parts, asked, upload, options, folder, place))
+    parts.metrics.transcribed(transcript)
     # A long recording's subtitles take a second of CPU: not on the event loop.
     return await asyncio.to_thread(_answer, transcript, asked.response_format, current_request_id() or "")
 

@@ -19,6 +19,7 @@ from ffmpeg import FFmpeg
 from limits import MemorySemaphore
 from memory import MemoryReading
 from memory_watch import MemoryView, MemoryWatch
+from metrics import Metrics, State
 from transcription.core import Transcript, TranscriptionOptions, TranscriptSegment, Word
 from transcription.models import ModelLibrary, spec
 from transcription.sizing import Sizing, Wish, sized
@@ -72,6 +73,7 @@ class FakeTranscriber:
 class FakeEngine:
     ready: bool = True
     names: list[str] = field(default_factory=lambda: ["tiny.en"])
+    resident_bytes: int = 400 * MIB
 
     def check_ready(self) -> None:
         if not self.ready:
@@ -81,10 +83,14 @@ class FakeEngine:
         return self.names
 
 
-def make_admission(**bounds: Any) -> AdmissionController:
+def make_admission(metrics: Metrics, **bounds: Any) -> AdmissionController:
     """A gate with room for five of the fake transcriber's requests, and for two of everything else."""
     slots = {Work.TRANSCRIPTION: 5, Work.DOWNLOAD: 2, Work.EXTRACTION: 2}
-    return AdmissionController({prices.MEMORY: MemorySemaphore(500 * MIB)}, Bounds(**{"slots": slots} | bounds))
+    return AdmissionController(
+        {prices.MEMORY: MemorySemaphore(500 * MIB)},
+        Bounds(**{"slots": slots} | bounds),
+        on_granted=metrics.waited,
+    )
 
 
 def seen() -> MemoryView:
@@ -160,14 +166,19 @@ class Parts:
 def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int = 1024 * 1024, **limits: Any) -> Parts:
     """*limits*: default_model, and the gate's bounds."""
     default_model = limits.pop("default_model", "base")
-    admission = make_admission(**limits)
+    metrics = Metrics()
+    admission = make_admission(metrics, **limits)
     work, media = folder / "work", folder / "media"
     work.mkdir()
     transcriber, engine, fetcher = FakeTranscriber(), FakeEngine(), FakeFetcher()
+    memory = MemoryWatch(seen, admission)
+    memory.view = seen()
+    metrics.show(State(admission, memory, engine, engines_bytes=600 * MIB))
     services = Services(
         keys=keys or Keys([KEY]),
         admission=admission,
-        memory=MemoryWatch(seen, admission),
+        memory=memory,
+        metrics=metrics,
         sizes=make_sizes(),
         engine=engine,
         transcriber=transcriber,

@@ -85,6 +85,7 @@ class Engine:
         self._hello: Hello | None = None
         self._unheard_since: float | None = None
         """When it was asked for the sign of life that it still owes."""
+        self._resident_bytes = 0
         self._loaded: list[str] = []
         self._used_at: dict[str, float] = {}
         self._up = asyncio.Event()
@@ -127,6 +128,11 @@ class Engine:
     def calls(self) -> int:
         """Calls under way."""
         return len(self._calls)
+
+    @property
+    def resident_bytes(self) -> int:
+        """The child's main memory at its last sign of life; 0 before the first, and without a child."""
+        return self._resident_bytes
 
     @property
     def failure(self) -> str | None:
@@ -262,6 +268,7 @@ class Engine:
         finally:
             self._up.clear()
             was_warm, self._warm, self._loaded = self._warm, False, []
+            self._resident_bytes = 0
             for answered in self._calls.values():
                 if not answered.done():
                     answered.set_exception(WorkerCrashed())
@@ -318,7 +325,7 @@ class Engine:
                 self._unheard_since = self._clock()
             await asyncio.sleep(BEAT_S)
             try:
-                rss_bytes = psutil.Process(child.pid).memory_info().rss
+                rss_bytes = self._resident_bytes = psutil.Process(child.pid).memory_info().rss
             except psutil.NoSuchProcess:
                 return
             unheard_s = 0.0 if self._unheard_since is None else self._clock() - self._unheard_since

@@ -132,6 +132,10 @@ class BatchPlanner:
         """From now on no more than *batch_size* of *model*'s segments share a batch on *device*: more did not fit."""
         self._smaller[device, model] = min(batch_size, self._smaller.get((device, model), batch_size))
 
+    def batch_size(self, device: str, model: str) -> int:
+        """How many of *model*'s segments may share a batch on *device*."""
+        return min(self._batch_size, self._smaller.get((device, model), self._batch_size))
+
     def cancel(self, request: int) -> None:
         """Forget what *request* waits for; what is being decoded already is not known here any more."""
         if line := self._lines.pop(request, None):
@@ -147,7 +151,7 @@ class BatchPlanner:
         self._callers.next_round()
         batch, room_s = [head], self._batch_s - head.segment.duration_s
         kind = head.kind
-        size = min(self._batch_size, self._smaller.get((device, head.options.model), self._batch_size))
+        size = self.batch_size(device, head.options.model)
         while len(batch) < size:
             # NOTE: asked anew for each segment: who was just served goes back in the order.
             request = next((one for one in self._order() if self._may_join(one, kind, clip)), None)

@@ -82,6 +82,11 @@ class Replicas:
     def compute_type(self) -> str:
         return self.engines[0].compute_type
 
+    @property
+    def resident_bytes(self) -> int:
+        """Main memory of all engines' processes, as it was last seen."""
+        return sum(engine.resident_bytes for engine in self.engines)
+
     def loaded(self) -> list[str]:
         """Names of the models that some engine has in memory."""
         return list(dict.fromkeys(name for engine in self.engines for name in engine.loaded()))

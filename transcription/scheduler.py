@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol, Self
 
@@ -70,9 +70,13 @@ class _Request:
 class SegmentScheduler:
     """Feeds all streams of all engines with batches from all requests. Lives on one event loop; a context manager."""
 
-    def __init__(self, engines: Sequence[Decoder], planner: BatchPlanner) -> None:
+    def __init__(
+        self, engines: Sequence[Decoder], planner: BatchPlanner, on_batch: Callable[[int, int], None] | None = None
+    ) -> None:
+        """*on_batch* is told of each batch that goes to an engine: its segments, and how many may share one there."""
         self._engines = engines
         self._planner = planner
+        self._on_batch = on_batch
         self._requests: dict[int, _Request] = {}
         self._numbers = itertools.count()
         self._streams: list[asyncio.Task[None]] = []
@@ -171,6 +175,8 @@ class SegmentScheduler:
 
     async def _decode(self, engine: Decoder, batch: list[Pending]) -> None:
         """Have *batch* decoded; each of its segments ends with its result, in the planner again, or with an error."""
+        if self._on_batch:
+            self._on_batch(len(batch), self._planner.batch_size(engine.device, batch[0].options.model))
         names = sorted({pending.name for pending in batch if pending.name})
         try:
             results = await engine.transcribe([pending.asked for pending in batch], request_ids=names)

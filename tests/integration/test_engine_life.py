@@ -213,6 +213,18 @@ async def test_a_process_far_past_its_bound_is_replaced_at_once(
         await until(lambda: engine.pid != first and engine.up)
 
 
+async def test_what_the_process_holds_is_told_while_it_lives(models_dir: Path, pulse: Pulse) -> None:
+    """It is held against what was planned; a process that is gone holds nothing."""
+    pulse(0.05)
+    async with made_engine(models_dir) as engine:
+        assert engine.resident_bytes == 0
+        await engine.load("tiny.en")
+        held_bytes = psutil.Process(pid_of(engine)).memory_info().rss
+        await until(lambda: engine.resident_bytes > held_bytes / 2)
+        assert engine.resident_bytes < 2 * held_bytes
+    assert engine.resident_bytes == 0
+
+
 async def test_idle_models_give_their_memory_back(models_dir: Path, speech: Segment, pulse: Pulse) -> None:
     """One by one where another is in use; the last one with its process, which keeps some of it otherwise."""
     now_s = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ LAYERS = (
         "transcription.planner",
     ),
     ("memory_watch",),
+    ("metrics",),
     ("transcription.subtitle_units", "transcription.pcm", "downloads.urls", "downloads.proxy_messages"),
     ("transcription.subtitles", "recording", "transcription.weights"),
     ("transcription.formats", "transcription.models", "transcription.audio", "transcription.speech"),
@@ -100,3 +102,9 @@ def test_only_http_rooms_know_fastapi_and_only_children_know_torch(path: Path) -
         assert not names & {"fastapi", "starlette"}
     if place not in CHILDREN_WITH_TORCH:
         assert not names & {"torch", "torchaudio", "whisperx", "pyannote", "lightning"}
+
+
+def test_every_module_is_packaged() -> None:
+    """An installed server that lacks one ends at its first import."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["py-modules"]
+    assert sorted(listed) == sorted(path.stem for path in ROOT.glob("*.py"))

@@ -134,11 +134,12 @@ async def test_weights_that_were_removed_are_searched_again(search: Search, tmp_
 class FakeEngine:
     """Hears French, or dies as often as it is told to."""
 
-    def __init__(self, *loaded: str, up: bool = True, calls: int = 0, deaths: int = 0) -> None:
+    def __init__(self, *loaded: str, up: bool = True, calls: int = 0, deaths: int = 0, resident_bytes: int = 0) -> None:
         self.up = self.ready = up
         self.failure: str | None = None
         self.calls = calls
         self.deaths = deaths
+        self.resident_bytes = resident_bytes
         self.heard: list[str] = []
         self._loaded = list(loaded)
 
@@ -181,6 +182,11 @@ def test_engines_are_known_by_the_device_that_the_sizing_names(search: Search) -
 def test_every_model_in_memory_is_named_once(search: Search) -> None:
     """For GET /models it does not matter which engine has it."""
     assert replicas(search, FakeEngine("a", "b"), FakeEngine("c", "a")).loaded() == ["a", "b", "c"]
+
+
+def test_the_memory_of_all_engines_is_told_together(search: Search) -> None:
+    """It is held against what was planned for all of them."""
+    assert replicas(search, FakeEngine(resident_bytes=300), FakeEngine(resident_bytes=20)).resident_bytes == 320
 
 
 @pytest.mark.parametrize(

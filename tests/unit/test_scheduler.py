@@ -230,6 +230,16 @@ async def test_what_does_not_fit_is_halved_and_remembered() -> None:
     assert [len(batch) for batch in engine.batches] == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
 
 
+async def test_each_batch_is_told_with_what_might_have_shared_it() -> None:
+    """What is known not to fit is no empty place: a smaller batch that is full counts as full."""
+    told: list[tuple[int, int]] = []
+    engine = FakeEngine(fits=2)
+    async with SegmentScheduler([engine], BatchPlanner(4), lambda *batch: told.append(batch)) as scheduler:
+        await texts(scheduler, 4)
+        await texts(scheduler, 1, "b.pcm")
+    assert told == [(4, 4), (2, 2), (2, 2), (1, 2)]
+
+
 async def test_what_does_not_fit_alone_fails_its_request() -> None:
     """There is no half of one; the engine lives and serves the next."""
     engine = FakeEngine(fits=0)
