@@ -123,7 +123,7 @@ async def wired(settings: Settings) -> AsyncIterator[Services]:
             )
         )
         metrics.show(State(admission, watch, engines, engines_bytes=sizes.engine_bytes))
-        planner = BatchPlanner(sizes.batch_size, sizes.batch_s, smaller=sizes.smaller_batches)
+        planner = BatchPlanner(sizes.batch_size, sizes.batch_s, smaller=sizes.smaller_batches, together=sizes.together)
         scheduler = await stack.enter_async_context(SegmentScheduler(engines.engines, planner, metrics.batch))
         yield Services(
             keys=keys,

@@ -135,8 +135,9 @@ class Server:
         log_level: str = "warning",
         answer_within_s: float = ANSWER_WITHIN_S,
         settings: Mapping[str, str] | None = None,
+        cgroup: Path | None = None,
     ) -> None:
-        """*settings*: more of them, by their names in the environment."""
+        """*settings*: more of them, by their names in the environment. *cgroup*: the control group to live in."""
         self.model = model
         self._data = tempfile.TemporaryDirectory(prefix="stenogate-")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
@@ -158,7 +159,7 @@ class Server:
         }
         started = time.perf_counter()
         self.process = subprocess.Popen(
-            [sys.executable, "main.py"],
+            _inside(cgroup, [sys.executable, "main.py"]),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -226,6 +227,13 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _inside(cgroup: Path | None, command: list[str]) -> list[str]:
+    """*command*, as a process of *cgroup* from its first moment on."""
+    if cgroup is None:
+        return command
+    return ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(cgroup / "cgroup.procs"), *command]
 
 
 def free_port() -> int:

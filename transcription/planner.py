@@ -7,7 +7,7 @@ robin does: who has been served least comes next (docs/decisions/0004-turns.md).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from transcription.core import (
@@ -26,6 +26,10 @@ LENGTH_CLASSES_S = (8.0, 13.0, 18.0)
 
 CLIP_SEGMENTS = 2
 """A request of which no more segments are known is a clip, or a file at its beginning."""
+
+MODEL_STAYS_BATCHES = 16
+"""Where two models do not fit into an engine together, so many batches of the one that is there are decoded before the
+other's turn makes them change places: loading takes as long as two or three batches."""
 
 Kind = tuple[TranscriptionOptions, int, tuple[int, int] | None]
 """What the segments of one batch have in common."""
@@ -85,7 +89,8 @@ class BatchPlanner:
     """Holds what waits and fills each batch from all requests in turn.
 
     Invariant: what was added is given out once, or dropped because its request was cancelled. The head of a batch is
-    the oldest segment of the request whose turn it is, so no request waits for ever, whatever the others ask for.
+    the oldest segment of the request whose turn it is, but for MODEL_STAYS_BATCHES where its model must be loaded in
+    another's place; so no request waits for ever, whatever the others ask for.
     """
 
     def __init__(
@@ -93,15 +98,22 @@ class BatchPlanner:
         batch_size: int,
         batch_s: float = float("inf"),
         smaller: Mapping[tuple[str, str], int] | None = None,
+        together: Callable[[str, str, str], bool] = lambda device, one, other: True,
     ) -> None:
         """At most *batch_size* segments a batch, and no more than *batch_s* seconds of audio, but for a lone segment.
 
         On a CPU a batch takes as long as its audio, and a short clip that comes in waits for it to end. *smaller*:
-        batch sizes by device and model, where the memory is known to be too small for *batch_size*.
+        batch sizes by device and model, where the memory is known to be too small for *batch_size*. *together*: whether
+        two models fit into the memory of an engine on that device at the same time.
         """
         self._batch_size = batch_size
         self._batch_s = batch_s
         self._smaller = dict(smaller or {})
+        self._together = together
+        self._models: dict[str, str] = {}
+        """By device, the model that has it, with all that fit in beside it."""
+        self._stayed: dict[str, int] = {}
+        """By device, batches for which it stayed though another's turn had come."""
         self._lines: dict[int, _Line] = {}
         self._callers: Classes[Caller] = Classes()
         """Those with something waiting."""
@@ -146,6 +158,7 @@ class BatchPlanner:
         order = [request for request in self._order() if self._is_clip(request) or not clips_only]
         if not order:
             return []
+        order = self._without_change(order, device)
         clip = self._is_clip(order[0])
         head = self._take(order[0], self._lines[order[0]].oldest().kind)
         self._callers.next_round()
@@ -160,6 +173,21 @@ class BatchPlanner:
             batch.append(self._take(request, kind))
             room_s -= batch[-1].segment.duration_s
         return batch
+
+    def _without_change(self, order: list[int], device: str) -> list[int]:
+        """Those of *order* whose model is there, for a while; then all of them, and the first one's model comes in."""
+        models = {request: self._lines[request].oldest().options.model for request in order}
+        first = models[order[0]]
+        there = self._models.setdefault(device, first)
+        if first == there or self._together(device, there, first):
+            return order
+        staying = [one for one in order if models[one] == there or self._together(device, there, models[one])]
+        stayed = self._stayed.get(device, 0) + 1
+        if staying and stayed < MODEL_STAYS_BATCHES:
+            self._stayed[device] = stayed
+            return staying
+        self._models[device], self._stayed[device] = first, 0
+        return order
 
     def _may_join(self, request: int, kind: Kind, clip: bool) -> bool:
         """Whether *request* has a segment of that kind, and is a clip itself where the batch's head is one.

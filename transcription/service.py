@@ -97,8 +97,9 @@ class Transcriber:
         VoiceActivityUnavailable, WorkerCrashed, EngineFailed.
         """
         watch = Stopwatch()
-        async with self._probes:
-            info = await audio.probe(self._ffmpeg, source)
+        with watch.stage("probe"):
+            async with self._probes:
+                info = await audio.probe(self._ffmpeg, source)
         if info.duration_s is not None and info.duration_s > self._max_duration_s:
             raise AudioTooLong(
                 f"The recording lasts {info.duration_s:.0f} s; this server accepts {self._max_duration_s:.0f} s."

@@ -76,6 +76,11 @@ class Sizing:
                 f"{most_bytes / 2**20:.0f} MiB for a model: choose a smaller one."
             )
 
+    def together(self, device: str, one: str, other: str) -> bool:
+        """Whether an engine on *device* holds both models at the same time."""
+        place = next((place for place in self.placements if place.device == device), self.placements[0])
+        return self.weights_bytes(one) + self.weights_bytes(other) <= place.models_bytes
+
     def weights_bytes(self, name: str) -> int:
         """What the model of that name takes once it is loaded, before it decodes anything."""
         first = self.placements[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 from hypothesis import settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from transcription.core import NOBODY, SAMPLE_RATE, Caller, Priority, Segment, Task, TranscriptionOptions
-from transcription.planner import BatchPlanner, Pending, length_class
+from transcription.planner import MODEL_STAYS_BATCHES, BatchPlanner, Pending, length_class
 from turns import LOWER_CLASS_EVERY
 
 OPTIONS = TranscriptionOptions("tiny.en", "en")
@@ -192,6 +193,42 @@ def test_a_stream_of_newcomers_does_not_hold_up_who_was_there() -> None:
         planner.add(pending(newcomer, 0))
         served[planner.next_batch()[0].request == 0] += 1
     assert served[True] >= 5
+
+
+BASE = replace(OPTIONS, model="base")
+
+
+def taken_models(planner: BatchPlanner, batches: int) -> list[str]:
+    return [planner.next_batch("cpu")[0].options.model for _ in range(batches)]
+
+
+def test_models_that_do_not_fit_together_change_places_seldom() -> None:
+    """Two callers in turns would have one model loaded in the other's place for each batch."""
+    planner = BatchPlanner(1, together=lambda device, one, other: False)
+    for index in range(60):
+        planner.add(pending(1, index))
+        planner.add(pending(2, index, options=BASE))
+    models = taken_models(planner, 60)
+    changes = sum(one != other for one, other in pairwise(models))
+    assert changes <= 60 // MODEL_STAYS_BATCHES
+    assert {OPTIONS.model, "base"} == set(models), "nobody is left waiting"
+
+
+def test_the_other_model_comes_at_once_where_nothing_else_is_to_be_done() -> None:
+    """A change for which nobody waits costs nobody anything."""
+    planner = BatchPlanner(1, together=lambda device, one, other: False)
+    planner.add(pending(1, 0))
+    planner.add(pending(2, 0, options=BASE))
+    assert taken_models(planner, 2) == [OPTIONS.model, "base"]
+
+
+def test_models_that_fit_together_take_turns_as_ever() -> None:
+    """Nothing has to be loaded."""
+    planner = BatchPlanner(1, together=lambda device, one, other: True)
+    for index in range(6):
+        planner.add(pending(1, index))
+        planner.add(pending(2, index, options=BASE))
+    assert taken_models(planner, 6).count("base") == 3
 
 
 KEYS = ("", "a", "b")
