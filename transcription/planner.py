@@ -46,6 +46,8 @@ class Pending:
     name: str | None = None
     """The request's id, as it stands in the logs."""
     attempts: int = 0
+    detects: tuple[Segment, ...] = ()
+    """Where not empty, no text is wanted: the language of these, of which *segment* is the first."""
 
     @property
     def asked(self) -> SegmentRequest:
@@ -55,10 +57,12 @@ class Pending:
     def kind(self) -> Kind:
         """Language and task may differ in a batch: each segment has a prompt of its own.
 
-        A segment that a dying engine held is of a kind of its own: should it be the cause, no other dies with it.
+        A segment that a dying engine held is of a kind of its own: should it be the cause, no other dies with it. So is
+        what detects a language: it is no transcription.
         """
+        alone = self.attempts or self.detects
         options = replace(self.options, language=None, task=Task.TRANSCRIBE, vad=VoiceActivity.SILERO)
-        return options, length_class(self.segment), (self.request, self.segment.index) if self.attempts else None
+        return options, length_class(self.segment), (self.request, self.segment.index) if alone else None
 
 
 def length_class(segment: Segment) -> int:

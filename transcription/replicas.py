@@ -1,20 +1,15 @@
-"""All engines of this server as one: which is asked, when they are ready, and weights found once for all who wait."""
+"""All engines of this server as one: when they are ready, and weights found once for all who wait."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Self
 
-from errors import NotReady, WorkerCrashed
-from transcription.core import Segment
+from errors import NotReady
 from transcription.engine import Engine
 from transcription.placement import Placement, Weights
-from transcription.protocol import Language
-
-MAX_ATTEMPTS = 3
-"""Engines that may die with a piece of work before its request is given up."""
 
 
 class WeightsFinder:
@@ -99,16 +94,3 @@ class Replicas:
     async def find_weights(self, model: str) -> None:
         """Have *model* on disk, fetched where it must be. Raises ModelUnavailable, UnknownModel."""
         await self._weights(model)
-
-    async def detect_language(self, segments: Sequence[Segment], model: str) -> Language:
-        """The language of the speech in *segments*, by the engine that has least to do.
-
-        Raises WorkerCrashed when MAX_ATTEMPTS engines died with it, NotReady, EngineFailed, ModelUnavailable.
-        """
-        for _ in range(MAX_ATTEMPTS - 1):
-            with contextlib.suppress(WorkerCrashed):
-                return await self._best(model).detect_language(segments, model)
-        return await self._best(model).detect_language(segments, model)
-
-    def _best(self, model: str) -> Engine:
-        return min(self.engines, key=lambda engine: (not engine.up, model not in engine.loaded(), engine.calls))

@@ -15,9 +15,12 @@ import telemetry
 from errors import NotReady, OutOfMemory, ServiceError, WorkerCrashed
 from transcription.core import NOBODY, Caller, Segment, SegmentRequest, TranscriptionOptions, TranscriptSegment
 from transcription.planner import BatchPlanner, Pending
-from transcription.replicas import MAX_ATTEMPTS
+from transcription.protocol import Language
 
 log = structlog.get_logger(__name__)
+
+MAX_ATTEMPTS = 3
+"""Engines that may die with a piece of work before its request is given up."""
 
 LOOK_AHEAD = 24
 """Segments of one request that may be found and not yet handed over: enough to fill batches with segments of like
@@ -50,6 +53,8 @@ class Decoder(Protocol):
         self, requests: Sequence[SegmentRequest], *, request_ids: Sequence[str] = ()
     ) -> list[TranscriptSegment | ServiceError]: ...
 
+    async def detect_language(self, segments: Sequence[Segment], model: str) -> Language: ...
+
 
 class _Request:
     """One caller's segments: how many were handed in, and the results that wait for their turn."""
@@ -59,6 +64,7 @@ class _Request:
         self.submitted = 0
         self.all_submitted = False
         self.results: dict[int, TranscriptSegment] = {}
+        self.language: Language | None = None
         self.failure: BaseException | None = None
         self.changed = asyncio.Event()
 
@@ -131,6 +137,25 @@ class SegmentScheduler:
             del self._requests[number]
             self._planner.cancel(number)
 
+    async def detect_language(
+        self, segments: Sequence[Segment], options: TranscriptionOptions, caller: Caller = NOBODY
+    ) -> Language:
+        """The language of the speech in *segments*, in turn with all other work. Raises as `submit` does."""
+        number, request = next(self._numbers), _Request()
+        self._requests[number] = request
+        try:
+            name = telemetry.current_request_id()
+            self._planner.add(Pending(number, segments[0], options, caller, name, detects=tuple(segments)))
+            self._wake()
+            await request.changed.wait()
+            if request.failure:
+                raise request.failure
+            assert request.language is not None
+            return request.language
+        finally:
+            del self._requests[number]
+            self._planner.cancel(number)
+
     async def _feed(
         self,
         number: int,
@@ -175,11 +200,10 @@ class SegmentScheduler:
 
     async def _decode(self, engine: Decoder, batch: list[Pending]) -> None:
         """Have *batch* decoded; each of its segments ends with its result, in the planner again, or with an error."""
-        if self._on_batch:
+        if self._on_batch and not batch[0].detects:
             self._on_batch(len(batch), self._planner.batch_size(engine.device, batch[0].options.model))
-        names = sorted({pending.name for pending in batch if pending.name})
         try:
-            results = await engine.transcribe([pending.asked for pending in batch], request_ids=names)
+            results = await self._results(engine, batch)
         except WorkerCrashed as error:
             self._try_again(batch, error)
         except OutOfMemory as error:
@@ -194,8 +218,21 @@ class SegmentScheduler:
                 if isinstance(result, ServiceError):
                     self._fail([pending.request], result)
                 elif request := self._requests.get(pending.request):
-                    request.results[pending.segment.index] = result
+                    if isinstance(result, Language):
+                        request.language = result
+                    else:
+                        request.results[pending.segment.index] = result
                     request.changed.set()
+
+    @staticmethod
+    async def _results(
+        engine: Decoder, batch: list[Pending]
+    ) -> Sequence[TranscriptSegment | ServiceError] | Sequence[Language]:
+        """What *engine* makes of *batch*: one result or error a segment, or one language."""
+        if batch[0].detects:
+            return [await engine.detect_language(batch[0].detects, batch[0].options.model)]
+        names = sorted({pending.name for pending in batch if pending.name})
+        return await engine.transcribe([pending.asked for pending in batch], request_ids=names)
 
     def _fail(self, numbers: Iterable[int], error: Exception) -> None:
         for number in list(numbers):

@@ -165,7 +165,7 @@ class Transcriber:
             first = await first_speech(segments)
             if options.language is None and first:
                 with watch.stage("language"):
-                    heard = await self._engines.detect_language(first, options.model)
+                    heard = await self._scheduler.detect_language(first, options, caller)
                 options, certainty = replace(options, language=heard.code), heard.probability
             if first:
                 with watch.stage("transcribe"):

@@ -174,7 +174,7 @@ class Listener:
     async def find_weights(self, model: str) -> None:
         pass
 
-    async def detect_language(self, segments: Sequence[Segment], model: str) -> Language:
+    async def detect_language(self, segments: Sequence[Segment], *_: object) -> Language:
         self.asked_for_language += segments
         return Language("de", 0.9)
 
@@ -263,7 +263,7 @@ async def test_the_first_segment_leaves_before_the_recording_is_decoded(tmp_path
     assert transcript.segments[-1].end > 230
     assert transcript.language == "de"
     assert listener.asked_for_language == listener.heard[: len(listener.asked_for_language)]
-    assert {"decode", "voice_activity", "language", "transcribe", "total"} == transcript.timings_s.keys()
+    assert {"probe", "decode", "voice_activity", "language", "transcribe", "total"} == transcript.timings_s.keys()
 
 
 async def test_decoding_that_fails_later_fails_the_request(tmp_path: Path) -> None:

@@ -82,17 +82,19 @@ async def test_each_kind_of_work_has_slots_of_its_own() -> None:
 
 async def test_a_links_download_does_not_count_for_its_key() -> None:
     """It is a part of a request that counts already."""
-    gate = Gate(max_per_key=1)
-    reserve = gate.controller.reserve
+    gate = Gate(max_per_key=2)
+    reserve, left = gate.controller.reserve, gate.controller.requests_left
     with reserve(Work.TRANSCRIPTION, "a") as whole:
-        with pytest.raises(KeyBusy):
-            reserve(Work.DOWNLOAD, "a")
         with reserve(Work.DOWNLOAD, "a", counted=False) as part:
             await part.granted({DEVICE: MB})
-            assert gate.controller.requests_left("a") == 0
-        assert gate.controller.requests_left("a") == 0
+            assert left("a") == 1
+        with reserve(Work.DOWNLOAD, "a"):
+            assert left("a") == 0
+            with pytest.raises(KeyBusy):
+                reserve(Work.DOWNLOAD, "a")
         await whole.granted({DEVICE: MB})
-    assert gate.controller.requests_left("a") == 1
+        assert left("a") == 1
+    assert left("a") == 2
     assert not gate.traces()
 
 
@@ -191,8 +193,11 @@ async def test_waiting_for_memory_is_no_work() -> None:
     """An hour in which others held the memory says nothing of the speed."""
     gate = Gate()
     await gate.learn_speed(10.0)
+    nothing_to_do = await gate.arrive(amount=0.0)
     gate.controller.observe({DEVICE: 0}, 0)
     waits = await gate.arrive()
+    nothing_to_do.finish()
+    await rounds()
     await gate.pass_s(3600.0)
     assert gate.controller.lanes[Work.TRANSCRIPTION].speed.per_s == 10.0
     waits.cancel()
@@ -294,7 +299,7 @@ async def test_a_key_alone_may_fill_the_line() -> None:
 @pytest.mark.parametrize("slots", range(1, 9))
 async def test_a_key_may_have_every_free_slot(slots: int) -> None:
     """The third that is kept for others is one of the line, not of the slots: what can start now is not refused."""
-    gate = Gate(slots=slots, several_keys=True, max_waiting=0)
+    gate = Gate(slots=slots, several_keys=True, max_waiting=1)
     asked = [gate.come(key="a", body_read=False) for _ in range(slots)]
     await rounds()
     assert [one.state for one in asked] == ["at the door"] * slots
@@ -341,18 +346,34 @@ async def test_fail_fast_takes_all_slots_at_once() -> None:
     assert [one.state for one in asked] == ["at work"] * 5 + ["QueueFull"] * 2
 
 
-async def test_who_is_refused_in_the_line_does_not_hold_it_while_it_cleans_up() -> None:
+async def test_fail_fast_does_not_wait_behind_who_is_just_being_called() -> None:
+    """Slots and memory are free in that moment, and in the next they are not."""
+    gate = Gate(slots=2, memory_mb=100)
+    working = [await gate.arrive()]
+    fails_fast = await gate.arrive(mb=60, no_wait=True, body_read=False)
+    working.append(await gate.arrive())
+    called = await gate.arrive(mb=60)
+    for one in working:
+        one.finish()
+    fails_fast.body_read.set()
+    await rounds()
+    assert (called.state, fails_fast.state) == ("at work", "QueueFull")
+
+
+async def test_who_is_refused_does_not_hold_up_others_while_it_cleans_up() -> None:
     """The caller's folder is removed before its block ends; others need not wait for that."""
-    gate = Gate(slots=1)
-    working = await gate.arrive("working")
+    gate = Gate(memory_mb=100)
+    await gate.arrive("working", mb=60)
     with gate.controller.reserve(Work.TRANSCRIPTION, timeout_s=5.0) as place:
-        waits = asyncio.get_running_loop().create_task(place.granted({DEVICE: MB}))
+        waits = asyncio.get_running_loop().create_task(place.granted({DEVICE: 60 * MB}))
         await rounds()
+        behind = await gate.arrive("behind")
+        assert behind.state == "waiting"
         await gate.pass_s(6.0)
         with pytest.raises(QueueTimeout):
             await waits
-        working.finish()
-        assert (await gate.arrive("next")).state == "at work"
+        await rounds()
+        assert behind.state == "at work"
 
 
 # --- expected waits --------------------------------------------------------------------------------------------------
@@ -427,6 +448,10 @@ async def test_batch_expects_to_wait_for_what_is_interactive() -> None:
     wait_s = gate.controller.expected_wait_s
     assert wait_s(Work.TRANSCRIPTION, "c", HIGH) == pytest.approx(30.0)
     assert wait_s(Work.TRANSCRIPTION, "b", LOW) == pytest.approx(130.0)
+    for _ in range(20):
+        await gate.arrive(key="a", amount=200.0, priority=HIGH)
+    assert (wait_s(Work.TRANSCRIPTION, "d", LOW) or 0.0) > 430.0
+    assert (wait_s(Work.TRANSCRIPTION, "d", HIGH) or 0.0) < 150.0
 
 
 @pytest.mark.parametrize(
@@ -479,6 +504,18 @@ async def test_a_deadline_that_the_recording_is_too_long_for_is_refused_at_the_l
     await gate.learn_speed(10.0)
     assert (await gate.arrive(timeout_s=20.0, amount=200.0)).state == "DeadlineTooNear"
     assert (await gate.arrive(timeout_s=20.0, amount=199.0)).state == "at work"
+
+
+async def test_a_deadline_that_the_line_is_too_long_for_is_refused_there() -> None:
+    """While the body was read others have come, and it would wait past it."""
+    gate = Gate(slots=1)
+    await gate.learn_speed(10.0)
+    request = await gate.arrive(timeout_s=20.0, amount=1.0, body_read=False)
+    await gate.arrive(amount=205.0)
+    request.body_read.set()
+    await rounds()
+    assert isinstance(request.failure, DeadlineTooNear)
+    assert request.refusal.retry_after_s == 21
 
 
 async def test_a_free_slot_meets_a_deadline_whatever_came_before() -> None:
@@ -799,6 +836,22 @@ async def test_at_a_stop_who_waits_is_sent_home_and_what_is_at_work_goes_on() ->
     working.finish()
     await rounds()
     assert working.state == "done"
+    assert not gate.traces()
+
+
+async def test_a_stop_may_come_just_when_somebody_has_waited_long_enough() -> None:
+    """It is on its way home already."""
+    gate = Gate(slots=1, timeout_s=30.0)
+    working, waits = await gate.arrive(), await gate.arrive()
+    gate.clock.now_s += 31.0
+    await rounds(2)
+    assert waits.place is not None
+    assert waits.place.patience is not None
+    assert (waits.place.patience.expired(), waits.over) == (True, False)
+    gate.controller.close()
+    working.finish()
+    await rounds()
+    assert isinstance(waits.failure, ShuttingDown)
     assert not gate.traces()
 
 

@@ -71,6 +71,13 @@ class AnyOrder(RuleBasedStateMachine):
         link_mb = link_mb if work is Work.TRANSCRIPTION else 0
         self.gate.come(work=work, link_mb=link_mb, amount=amount, short=amount < 100.0, **asked)
 
+    @rule(number=st.integers(1, 6), key=st.sampled_from(KEYS), mb=st.sampled_from([1, 1, 30]), short=st.booleans())
+    def crowd(self, number: int, key: str, mb: int, short: bool) -> None:
+        """Several that have nothing special, and get as far as they can."""
+        for _ in range(number):
+            self.gate.come(key=key, mb=mb, short=short, timeout_s=None)
+        self.go_round(3)
+
     @rule(number=st.sampled_from([1, 1, 2, 3, 5]))
     def go_round(self, number: int) -> None:
         """Between two of these, things happen in the same moment."""
@@ -90,10 +97,17 @@ class AnyOrder(RuleBasedStateMachine):
         if request := self.one(number, lambda request: not request.body_read.is_set()):
             request.body_read.set()
 
-    @rule(number=which, error=st.sampled_from([None, None, Broken("inside")]))
-    def finish(self, number: int, error: Exception | None) -> None:
+    @rule(number=which, breaks=st.booleans())
+    def finish(self, number: int, breaks: bool) -> None:
         if request := self.one(number, lambda request: request.state == "at work"):
-            request.finish(error)
+            request.finish(Broken("inside") if breaks else None)
+
+    @rule(number=which, another=which, breaks=st.booleans())
+    def finish_and_hang_up(self, number: int, another: int, breaks: bool) -> None:
+        """In the same moment: a slot may be given to who is just leaving."""
+        self.finish(number, breaks)
+        if request := self.one(another, lambda request: request.state == "waiting" and not request.cancelled):
+            request.cancel()
 
     @rule(number=which, mb=st.sampled_from([1, 30, None]), done=st.sampled_from([0.0, 5.0, 1000.0]))
     def work(self, number: int, mb: int | None, done: float) -> None:
@@ -122,7 +136,14 @@ class AnyOrder(RuleBasedStateMachine):
 
     async def close(self) -> None:
         self.closed = True
+        called = {lane.called for lane in self.controller.lanes.values() if lane.called}
+        self.may_go_on = {request for request in self.gate.requests if request.grants or request.place in called}
         self.controller.close()
+
+    @invariant()
+    def nobody_is_let_in_after_a_stop(self) -> None:
+        if self.closed:
+            assert {request for request in self.gate.requests if request.grants} <= self.may_go_on
 
     # --- what holds at any moment ------------------------------------------------------------------------------------
 

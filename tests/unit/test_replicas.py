@@ -1,20 +1,18 @@
-"""All engines as one: weights found once, and which engine is asked."""
+"""All engines as one: weights found once, and what they tell together."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from errors import ModelUnavailable, NotReady, WorkerCrashed
-from transcription.core import Segment
+from errors import ModelUnavailable, NotReady
 from transcription.placement import Placement, Weights
 from transcription.protocol import Language
-from transcription.replicas import MAX_ATTEMPTS, Replicas, WeightsFinder
+from transcription.replicas import Replicas, WeightsFinder
 
 FRENCH = Language("fr", 0.9)
 
@@ -146,13 +144,6 @@ class FakeEngine:
     def loaded(self) -> list[str]:
         return self._loaded
 
-    async def detect_language(self, segments: Sequence[Segment], model: str) -> Language:
-        self.heard.append(model)
-        if self.deaths:
-            self.deaths -= 1
-            raise WorkerCrashed()
-        return FRENCH
-
 
 def replicas(search: Search, *engines: FakeEngine) -> Replicas:
     made = Replicas(search, [Placement()], model="base")
@@ -187,36 +178,3 @@ def test_every_model_in_memory_is_named_once(search: Search) -> None:
 def test_the_memory_of_all_engines_is_told_together(search: Search) -> None:
     """It is held against what was planned for all of them."""
     assert replicas(search, FakeEngine(resident_bytes=300), FakeEngine(resident_bytes=20)).resident_bytes == 320
-
-
-@pytest.mark.parametrize(
-    ("engines", "asked"),
-    [
-        ([FakeEngine("base", calls=1), FakeEngine("base", calls=0)], 1),
-        ([FakeEngine("base", calls=0), FakeEngine("base", calls=1)], 0),
-        ([FakeEngine("tiny", calls=0), FakeEngine("base", calls=5)], 1),
-        ([FakeEngine("base", calls=0, up=False), FakeEngine("tiny", calls=5)], 1),
-        ([FakeEngine(up=False), FakeEngine("base", up=False)], 1),
-    ],
-)
-async def test_the_engine_that_can_answer_soonest_is_asked(
-    search: Search, engines: list[FakeEngine], asked: int
-) -> None:
-    """First one that is up, then one that has the model, then the one with least to do."""
-    assert await replicas(search, *engines).detect_language([], "base") == FRENCH
-    assert [engine.heard for engine in engines] == [["base"] if place == asked else [] for place in range(2)]
-
-
-async def test_a_language_is_asked_for_again_when_the_engine_dies(search: Search) -> None:
-    """As a segment is: the client need not hear of it."""
-    engine = FakeEngine(deaths=MAX_ATTEMPTS - 1)
-    assert await replicas(search, engine).detect_language([], "base") == FRENCH
-    assert len(engine.heard) == MAX_ATTEMPTS
-
-
-async def test_a_recording_that_kills_engines_is_given_up(search: Search) -> None:
-    """Else it would kill one after another for ever, and everybody's work with them."""
-    engine = FakeEngine(deaths=100)
-    with pytest.raises(WorkerCrashed):
-        await replicas(search, engine).detect_language([], "base")
-    assert len(engine.heard) == MAX_ATTEMPTS

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from errors import EngineFailed, NotReady, OutOfMemory, ServiceError, WorkerCrashed
 from transcription.core import Segment, SegmentRequest, TranscriptionOptions, TranscriptSegment
 from transcription.planner import BatchPlanner
-from transcription.scheduler import LOOK_AHEAD, SegmentScheduler
+from transcription.protocol import Language
+from transcription.scheduler import LOOK_AHEAD, MAX_ATTEMPTS, SegmentScheduler
 
 OPTIONS = TranscriptionOptions("tiny.en", "en")
 
@@ -87,6 +88,16 @@ class FakeEngine:
             else TranscriptSegment(index, 0.0, 1.0, f"{path}:{index}", -0.1, 0.0, 1.0, 0.0)
             for path, index in places
         ]
+
+    async def detect_language(self, segments: Sequence[Segment], model: str) -> Language:
+        places = [(str(one.path), one.index) for one in segments]
+        self.batches.append(places)
+        self.asked.set()
+        await self.gate.wait()
+        if self._dies.get(places[0], 0) > 0:
+            self._dies[places[0]] -= 1
+            raise WorkerCrashed()
+        return Language("fr", 0.9)
 
 
 def scheduling(*engines: FakeEngine, batch_size: int) -> SegmentScheduler:
@@ -338,3 +349,40 @@ def test_whatever_order_batches_end_in(counts: list[int], streams: list[int], ba
             assert found == (whole[:1] if name in leaving else whole)
 
     asyncio.run(run())
+
+
+# --- languages -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_language_is_heard_in_turn_with_all_other_work() -> None:
+    """Asked for past the planner, it would have its model loaded in another's place at any time."""
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with scheduling(engine, batch_size=4) as scheduler:
+        transcript = asyncio.create_task(texts(scheduler, 3))
+        await engine.asked.wait()
+        detection = asyncio.create_task(scheduler.detect_language([segment(0, "b"), segment(1, "b")], OPTIONS))
+        await turns_until(lambda: "waiting=" in repr(scheduler) and "waiting=0" not in repr(scheduler))
+        assert len(engine.batches) == 1
+        engine.gate.set()
+        assert await detection == Language("fr", 0.9)
+        assert len(await transcript) == 3
+    assert [("b", 0), ("b", 1)] in engine.batches, "all its segments together, and nobody else's with them"
+
+
+async def test_a_language_is_asked_for_again_when_the_engine_dies() -> None:
+    """As a segment is: the client need not hear of it."""
+    engine = FakeEngine(dies={("b", 0): MAX_ATTEMPTS - 1})
+    async with scheduling(engine, batch_size=1) as scheduler:
+        assert (await scheduler.detect_language([segment(0, "b")], OPTIONS)).code == "fr"
+    assert len(engine.batches) == MAX_ATTEMPTS
+
+
+async def test_a_recording_that_kills_engines_while_its_language_is_heard_is_given_up() -> None:
+    """Else it would kill one after another for ever, and everybody's work with them."""
+    engine = FakeEngine(dies={("b", 0): 100})
+    async with scheduling(engine, batch_size=1) as scheduler:
+        with pytest.raises(WorkerCrashed):
+            await scheduler.detect_language([segment(0, "b")], OPTIONS)
+        assert len(engine.batches) == MAX_ATTEMPTS
+        assert repr(scheduler) == "<SegmentScheduler requests=0 waiting=0>"
