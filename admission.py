@@ -400,24 +400,18 @@ class AdmissionController:
 
     def _call_next(self, lane: Lane) -> None:
         """Call the first in the line, where a slot is free that it may have and nobody called waits for memory."""
-        while lane.called is None and lane.free > 0 and not self._closed:
+        while lane.called is None and lane.free > 0:
             first = lane.line.first(short_only=lane.free_for_long <= 0)
             if first is None:
                 return
             assert first.turn is not None
             if first.turn.done() or (first.deadline is not None and first.deadline <= self._clock()):
-                # It has hung up, or its time has passed: no turn of its key's.
-                self._send_home(lane, first)
+                # It has hung up, or its patience ends in this moment: no turn of its key's.
+                lane.line.remove(first)
                 continue
             lane.called = lane.line.take(short_only=lane.free_for_long <= 0)
             lane.active[first] = None
             first.turn.set_result(None)
-
-    def _send_home(self, lane: Lane, reservation: Reservation) -> None:
-        """Its time is over: whatever it waits for ends when the loop next goes round."""
-        lane.line.remove(reservation)
-        if reservation.patience is not None and not reservation.patience.expired():
-            reservation.patience.reschedule(asyncio.get_running_loop().time())
 
     # --- the way out -----------------------------------------------------------------------------------------------
 
@@ -451,9 +445,11 @@ class AdmissionController:
     def close(self) -> None:
         """Take nothing more, and send home who waits. What is at work goes on."""
         self._closed = True
+        now = asyncio.get_running_loop().time()
         for lane in self.lanes.values():
             for waiting in [*lane.line, *([lane.called] if lane.called else [])]:
-                self._send_home(lane, waiting)
+                if waiting.patience is not None and not waiting.patience.expired():
+                    waiting.patience.reschedule(now)
 
     # --- what is seen ----------------------------------------------------------------------------------------------
 

@@ -133,6 +133,8 @@ def test_amounts_are_known_by_class_and_by_key() -> None:
     assert [line.amount_up_to(number) for number in (-1, 0, 1, 2)] == [0.0, 1.0, 15.0, 15.0]
     assert (line.amount_of("a"), line.amount_of("a", 0), line.amount_of("a", 1), line.amount_of("a", 2)) == (3, 1, 2, 0)
     assert (line.count_of("a"), line.count_of("b"), len(line)) == (2, 2, 4)
+    line.remove(Waits("4", "b", priority=1, amount=8.0))
+    assert (line.amount_of("b"), line.amount_up_to(1), line.count_of("b")) == (4.0, 7.0, 1)
 
 
 def test_the_mean_is_of_all_that_ever_came() -> None:
