@@ -165,7 +165,7 @@ async def transcribe(request: Request, patience: Patient) -> Response:
     parts = services(request)
     async with admitted(request, Work.TRANSCRIPTION, patience) as place:
         with private_folder(parts.work_folder) as folder:
-            check = partial(options_of, default_model=parts.default_model, default_beam_size=parts.default_beam_size)
+            check = partial(_fitting_options, parts=parts)
             asked, upload = await read_request(
                 request, TranscribeParameters, folder / "upload", parts.max_upload_bytes, check
             )
@@ -175,6 +175,13 @@ async def transcribe(request: Request, patience: Patient) -> Response:
     parts.metrics.transcribed(transcript)
     # A long recording's subtitles take a second of CPU: not on the event loop.
     return await asyncio.to_thread(_answer, transcript, asked.response_format, current_request_id() or "")
+
+
+def _fitting_options(asked: TranscribeParameters, parts: Services) -> TranscriptionOptions:
+    """As `options_of`; raises TooLarge, too, for a model that no engine here can hold."""
+    options = options_of(asked, default_model=parts.default_model, default_beam_size=parts.default_beam_size)
+    parts.sizes.check_fits(options.model)
+    return options
 
 
 def _answer(transcript: Transcript, response_format: ResponseFormat, request_id: str) -> Response:
