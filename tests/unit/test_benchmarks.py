@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import subprocess
@@ -14,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from benchmarks import behind, chaos, cold, long, short
+from benchmarks import behind, chaos, cold, gate, long, short
 from benchmarks.accuracy import LONG, UTTERANCES, Row, lost_by_length, summary
 from benchmarks.baselines import answer, merged
 from benchmarks.bench import EXPERIMENTS, parser, plan_of
@@ -308,12 +309,19 @@ def test_curves_are_drawn_where_they_are_wanted(tmp_path: Path) -> None:
 
 def test_every_experiment_can_be_asked_for() -> None:
     """A quick look is one repeat, whatever was asked."""
-    assert [*EXPERIMENTS] == ["long", "short", "behind", "cold", "memory", "flat", "chaos", "sizing"]
+    assert " ".join(EXPERIMENTS) == ("long short behind cold memory flat chaos turns overload bounded gate sizing")
     assert plan_of(parser().parse_args(["short", "--repeats", "5"])).repeats == 5
     plan = plan_of(parser().parse_args(["sizing", "--quick", "--settings", "1:1:2:8", "2:1:2:4"]))
     assert (plan.repeats, plan.settings) == (1, (EngineSettings(1, 1, 2, 8), EngineSettings(2, 1, 2, 4)))
     with pytest.raises(SystemExit):
         parser().parse_args(["fast"])
+
+
+def test_the_gates_experiment_measures_as_many_as_it_says() -> None:
+    """A line that was not full would refuse nobody, and the figure would be of nothing."""
+    costs = asyncio.run(gate.line(keys=3, waiting=20, counted=5))
+    assert (costs.keys, len(costs.refusals_us), len(costs.grants_us)) == (3, 5, 5)
+    assert min(costs.refusals_us + costs.grants_us) > 0
 
 
 def test_the_cpu_time_of_ended_children_counts() -> None:
