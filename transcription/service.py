@@ -16,6 +16,7 @@ import structlog
 import prices
 from admission import Reservation
 from errors import AudioTooLong
+from fair_slots import FairSlots
 from ffmpeg import FFmpeg
 from transcription import audio
 from transcription.core import (
@@ -83,7 +84,7 @@ class Transcriber:
         self._scheduler = scheduler
         self._work_dir = work_dir
         self._max_duration_s = max_duration_s
-        self._probes = asyncio.Semaphore(max_decodes)
+        self._probes = FairSlots(max_decodes)
         self._decodes = asyncio.Semaphore(max_decodes)
 
     async def run(
@@ -98,7 +99,7 @@ class Transcriber:
         """
         watch = Stopwatch()
         with watch.stage("probe"):
-            async with self._probes:
+            async with self._probes.slot(*((reservation.key, reservation.priority) if reservation else ())):
                 info = await audio.probe(self._ffmpeg, source)
         if info.duration_s is not None and info.duration_s > self._max_duration_s:
             raise AudioTooLong(

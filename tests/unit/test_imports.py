@@ -17,6 +17,7 @@ LAYERS = (
     (
         "telemetry",
         "admission",
+        "fair_slots",
         "prices",
         "ffmpeg",
         "workfolder",
