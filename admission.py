@@ -54,7 +54,7 @@ class Bounds:
     slots: Mapping[Work, int]
     """Pieces of work at once."""
     max_waiting: int = 100
-    """Requests for each kind of work beyond its slots. 0: what cannot start at once is refused."""
+    """Requests in each line. 0: what cannot start at once is refused."""
     max_wait_s: float = 0
     """Expected wait past which a newcomer is refused."""
     timeout_s: float = 0
@@ -268,8 +268,9 @@ class AdmissionController:
             if work is Work.TRANSCRIPTION:
                 self._check_quota(key, 0.0)
             expected_s = self.expected_wait_s(work, key, priority)
-            no_room = not self._has_room(lane, key, no_wait=no_wait)
-            if no_room or 0 < self.bounds.max_wait_s < (expected_s or 0.0):
+            room = self._free_slots(lane) + self.bounds.max_waiting - lane.arriving - len(lane.line)
+            full = no_wait or self._line_is_full(room, lane.places.get(key, 0), expected_s)
+            if full and not self._could_start(lane):
                 raise QueueFull(retry_after_s=retry_after_s(expected_s))
             if timeout_s is not None and (expected_s or 0.0) >= timeout_s:
                 raise DeadlineTooNear(retry_after_s=retry_after_s(expected_s))
@@ -284,13 +285,17 @@ class AdmissionController:
         own.requests += counted
         return made
 
-    def _has_room(self, lane: Lane, key: str, *, no_wait: bool) -> bool:
-        """Whether a newcomer may have a free slot, or a place in the line."""
-        free = self._free_slots(lane) - lane.arriving - len(lane.line)
-        if free > 0 or no_wait:
-            return free > 0
-        free += self.bounds.max_waiting
-        return free > 0 and not (self.bounds.several_keys and lane.places.get(key, 0) >= PLACES_FOR_FREE_PLACE * free)
+    def _could_start(self, lane: Lane) -> bool:
+        """Whether a newcomer, were it a clip, finds a slot. Its length is not known at the door.
+
+        NOTE: slots that are free while nobody is being called are for clips, and those in the line are none.
+        """
+        return self._free_slots(lane) > lane.arriving + (len(lane.line) if lane.called else 0)
+
+    def _line_is_full(self, room: int, own_places: int, expected_s: float | None) -> bool:
+        """By count, of one key's share, or by time."""
+        crowded = self.bounds.several_keys and own_places >= PLACES_FOR_FREE_PLACE * room
+        return room <= 0 or crowded or 0 < self.bounds.max_wait_s < (expected_s or 0.0)
 
     def _free_slots(self, lane: Lane) -> int:
         """Slots that a newcomer could have at once: none while work waits for memory."""
@@ -316,9 +321,9 @@ class AdmissionController:
     # --- the line --------------------------------------------------------------------------------------------------
 
     def expected_wait_s(self, work: Work, key: str = "", priority: int = 0) -> float | None:
-        """How long a newcomer would wait: 0 where a slot is free, None where no speed was measured yet."""
+        """How long a newcomer would wait: 0 where a slot is free, if only for clips; None where no speed is known."""
         lane = self.lanes[work]
-        if self._free_slots(lane) > lane.arriving + len(lane.line):
+        if self._could_start(lane):
             return 0.0
         own = lane.places.get(key, 0) - lane.line.count_of(key)
         return self._backlog_s(lane, key, priority, arriving=lane.arriving, own_arriving=own)
@@ -349,7 +354,10 @@ class AdmissionController:
         fits = all(self.memory[device].fits(amount) for device, amount in costs.items())
         starts = lane.called is None and free > 0 and fits
         expected_s = 0.0 if starts else self._backlog_s(lane, key, reservation.priority)
-        if reservation.no_wait and not starts:
+        # A free slot is not for it after all, and it may have been let in for that.
+        room, own_places = self.bounds.max_waiting - len(lane.line), lane.line.count_of(key)
+        full = reservation.no_wait or (lane.free > 0 and self._line_is_full(room, own_places, expected_s))
+        if full and not starts:
             raise QueueFull(retry_after_s=retry_after_s(expected_s))
         self._check_deadline(lane, reservation, expected_s or 0.0)
         begun = self._clock()

@@ -57,6 +57,23 @@ async def test_a_clip_gets_a_slot_while_long_ones_hold_all_others() -> None:
     assert gate.waiting() == ["podcast3", "podcast4", "podcast5", "another clip"]
 
 
+@pytest.mark.parametrize("bounds", [{"max_waiting": 3}, {"max_wait_s": 1.0}, {"max_waiting": 3, "several_keys": True}])
+async def test_podcasts_in_the_line_do_not_shut_the_door_on_clips(bounds: dict[str, Any]) -> None:
+    """The slot that is free is not for them; that a newcomer is no clip is known when its header is read."""
+    gate = Gate(slots=4, **bounds)
+    await gate.learn_speed(10.0)
+    for name in names("podcast", 20):
+        await gate.arrive(name, short=False, amount=3600.0)
+    assert len(gate.at_work()) == 3
+    assert len(gate.waiting()) == (0 if "max_wait_s" in bounds else 2 if "several_keys" in bounds else 3)
+    clip = await gate.arrive()
+    assert clip.state == "at work"
+    assert (await gate.arrive(body_read=False)).state == "QueueFull", "no slot is free, and the line is full"
+    clip.finish()
+    await rounds()
+    assert (await gate.arrive(no_wait=True)).state == "at work"
+
+
 async def test_clips_without_end_do_not_keep_a_long_one_out() -> None:
     """Clips at work leave the kept slot to themselves; a slot that any may have goes by turns."""
     gate = Gate(slots=4)
@@ -346,6 +363,17 @@ async def test_fail_fast_takes_all_slots_at_once() -> None:
     assert [one.state for one in asked] == ["at work"] * 5 + ["QueueFull"] * 2
 
 
+async def test_slots_that_are_just_being_given_out_are_not_free() -> None:
+    """Two end in the same moment, and two in the line are called one after another: a newcomer then is third."""
+    gate = Gate(slots=2)
+    working = [await gate.arrive() for _ in range(4)][:2]
+    for one in working:
+        one.finish()
+    newcomer = await gate.arrive(no_wait=True, body_read=False)
+    assert newcomer.state == "QueueFull"
+    assert len(gate.at_work()) == 2
+
+
 async def test_fail_fast_does_not_wait_behind_who_is_just_being_called() -> None:
     """Slots and memory are free in that moment, and in the next they are not."""
     gate = Gate(slots=2, memory_mb=100)
@@ -413,6 +441,17 @@ async def test_a_newcomer_that_would_wait_too_long_is_refused() -> None:
     assert isinstance(refused.failure, QueueFull)
     assert refused.refusal.retry_after_s == 65
     assert (await gate.arrive(key="another", body_read=False)).state == "QueueFull"
+
+
+async def test_who_was_let_in_may_wait_though_the_wait_has_grown() -> None:
+    """Its body is read: it is not sent away because another was faster."""
+    gate = Gate(slots=1, max_wait_s=60.0)
+    await gate.learn_speed(10.0)
+    slow = await gate.arrive(body_read=False)
+    await gate.arrive(amount=1000.0)
+    slow.body_read.set()
+    await rounds()
+    assert slow.state == "waiting"
 
 
 async def test_another_keys_backlog_is_not_all_waited_for() -> None:

@@ -35,9 +35,10 @@ class AnyOrder(RuleBasedStateMachine):
 
     @initialize(
         slots=st.integers(1, 5),
+        stops=st.booleans(),
         bounds=st.fixed_dictionaries(
             {
-                "max_waiting": st.sampled_from([0, 1, 8, 50]),
+                "max_waiting": st.sampled_from([50, 8, 1, 0]),
                 "timeout_s": st.sampled_from([0.0, 30.0]),
                 "max_wait_s": st.sampled_from([0.0, 100.0]),
                 "max_per_key": st.sampled_from([0, 4]),
@@ -46,7 +47,9 @@ class AnyOrder(RuleBasedStateMachine):
             }
         ),
     )
-    def open(self, slots: int, bounds: dict[str, Any]) -> None:
+    def open(self, slots: int, bounds: dict[str, Any], stops: bool) -> None:
+        """*stops*: at the end at the latest."""
+        self.stops = stops
         self.loop = asyncio.new_event_loop()
         self.complaints: list[dict[str, Any]] = []
         self.loop.set_exception_handler(lambda _, context: self.complaints.append(context))
@@ -59,7 +62,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(
         key=st.sampled_from(KEYS),
         work=st.sampled_from([Work.TRANSCRIPTION, Work.TRANSCRIPTION, Work.TRANSCRIPTION, Work.DOWNLOAD]),
-        mb=st.sampled_from([1, 1, 30, 60, 100, 101]),
+        mb=st.sampled_from([1, 30, 60, 100, 101]),
         amount=st.sampled_from([1.0, 20.0, 300.0]),
         priority=st.integers(0, 1),
         no_wait=st.sampled_from([False, False, False, True]),
@@ -71,7 +74,7 @@ class AnyOrder(RuleBasedStateMachine):
         link_mb = link_mb if work is Work.TRANSCRIPTION else 0
         self.gate.come(work=work, link_mb=link_mb, amount=amount, short=amount < 100.0, **asked)
 
-    @rule(number=st.integers(1, 6), key=st.sampled_from(KEYS), mb=st.sampled_from([1, 1, 30]), short=st.booleans())
+    @rule(number=st.integers(1, 6), key=st.sampled_from(KEYS), mb=st.sampled_from([1, 40, 90]), short=st.booleans())
     def crowd(self, number: int, key: str, mb: int, short: bool) -> None:
         """Several that have nothing special, and get as far as they can."""
         for _ in range(number):
@@ -102,10 +105,12 @@ class AnyOrder(RuleBasedStateMachine):
         if request := self.one(number, lambda request: request.state == "at work"):
             request.finish(Broken("inside") if breaks else None)
 
-    @rule(number=which, another=which, breaks=st.booleans())
-    def finish_and_hang_up(self, number: int, another: int, breaks: bool) -> None:
-        """In the same moment: a slot may be given to who is just leaving."""
+    @rule(number=which, another=which, breaks=st.booleans(), between=st.integers(0, 2))
+    def finish_and_hang_up(self, number: int, another: int, breaks: bool, between: int) -> None:
+        """In the same moment, or nearly: a slot and bytes may be given to who is just leaving."""
         self.finish(number, breaks)
+        if between:
+            self.go_round(between)
         if request := self.one(another, lambda request: request.state == "waiting" and not request.cancelled):
             request.cancel()
 
@@ -116,17 +121,19 @@ class AnyOrder(RuleBasedStateMachine):
             request.place.advance(done)
             request.place.give_back(DEVICE, mb and mb * MB)
 
-    @rule(free_mb=st.sampled_from([0, 40, 80, 1000]))
-    def look_at_memory(self, free_mb: int) -> None:
+    @rule(free_mb=st.sampled_from([1000, 80, 0]), gone=st.booleans())
+    def look_at_memory(self, free_mb: int, gone: bool) -> None:
+        """*gone*: whoever waits for memory hangs up just then."""
+        called = [lane.called for lane in self.controller.lanes.values()]
         self.controller.observe({DEVICE: free_mb * MB}, 10 * MB)
+        for request in self.gate.requests:
+            if gone and request.place in called and request.place is not None:
+                request.cancel()
 
-    @rule(seconds=st.sampled_from([0.5, 5.0, 25.0]))
-    def time_passes(self, seconds: float) -> None:
+    @rule(seconds=st.sampled_from([0.5, 0.5, 5.0, 25.0]), days=st.sampled_from([0, 0, 0, 1]))
+    def time_passes(self, seconds: float, days: int) -> None:
         self.gate.clock.now_s += seconds
-
-    @rule()
-    def a_day_passes(self) -> None:
-        self.gate.wall.now_s += DAY_S
+        self.gate.wall.now_s += days * DAY_S
 
     @precondition(lambda self: len(self.gate.requests) > 5 and not self.closed)
     @rule(sure=st.sampled_from([False, False, False, True]))
@@ -159,6 +166,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert len(lane.active) <= lane.slots
             assert sum(not place.short for place in lane.active) <= lane.slots - lane.kept
             assert lane.arriving == sum(place.turn is None for place in live)
+            assert len(lane.line) <= self.bounds.max_waiting
             assert lane.arriving + len(lane.line) + len(lane.active) <= lane.slots + self.bounds.max_waiting
             at_work = {place for place in lane.active if place is not lane.called}
             assert lane.places == Counter(place.key for place in live if place not in at_work)
@@ -242,6 +250,8 @@ class AnyOrder(RuleBasedStateMachine):
             return
         try:
             self.settle()
+            if self.stops and not self.closed:
+                self.loop.run_until_complete(self.close())
             self.end()
         finally:
             self.loop.close()
@@ -266,5 +276,5 @@ class AnyOrder(RuleBasedStateMachine):
         assert not traces
 
 
-AnyOrder.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+AnyOrder.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
 test_any_order = AnyOrder.TestCase
