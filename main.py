@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 import prices
 import telemetry
-from admission import AdmissionController, Bounds, Work
+from admission import AdmissionController, Bounds
 from api.application import assemble
 from api.keys import Keys, kept_key
 from api.services import Services
@@ -37,6 +37,7 @@ from limits import MemorySemaphore
 from memory import MemoryReading, cuda_memory, memory_events, mps_memory, own_bytes, pressure, read_ram
 from memory_watch import MemoryView, MemoryWatch
 from metrics import Metrics, State
+from reservation import Work
 from settings import Settings
 from transcription import models
 from transcription.models import ModelLibrary

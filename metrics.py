@@ -13,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 import prices
-from admission import AdmissionController, Work
+from admission import AdmissionController
 from errors import (
     DeadlineTooNear,
     KeyBusy,
@@ -25,6 +25,7 @@ from errors import (
     TooLarge,
 )
 from memory_watch import MemoryWatch
+from reservation import Work
 from transcription.core import Transcript
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -8,13 +8,15 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
 import prices
-from admission import AdmissionController, Lane, Work
+from admission import AdmissionController
 from api.problems import responses
 from api.security import require_key
 from api.services import Services, services
 from errors import NotReady, Unauthorized
+from lanes import Lane
 from limits import Plan
 from memory_watch import MemoryWatch
+from reservation import Work
 
 router = APIRouter(tags=["operations"], dependencies=[Depends(require_key)])
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import structlog
 
 import prices
-from admission import Reservation
 from api.services import Fetcher
 from downloads.fetch import Fetched, MediaKind
 from downloads.ytdlp import Progress
+from reservation import Reservation
 
 LOGGED_EVERY_BYTES = 16 * 2**20
 

@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, Header, Request
 from starlette.types import Scope
 
-from admission import AdmissionController, Reservation, Work
+from admission import AdmissionController
 from api.security import key_name
 from api.services import services
 from errors import DeadlineTooNear, KeyBusy, QueueFull, QueueTimeout, QuotaUsed, TooLarge
+from reservation import Reservation, Work
 from transcription.core import Priority
 
 GATE_ERRORS = (TooLarge, QueueFull, KeyBusy, QuotaUsed, QueueTimeout, DeadlineTooNear)

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
 import prices
-from admission import Reservation, Work
 from api.fetching import fetch_into
 from api.files import described
 from api.gate import GATE_ERRORS, Patient, admitted
@@ -45,6 +44,7 @@ from errors import (
     UnsupportedMedia,
     UploadTooLarge,
 )
+from reservation import Reservation, Work
 
 router = APIRouter(tags=["media"], dependencies=[Depends(require_key)])
 

@@ -9,13 +9,14 @@ from typing import Protocol, cast
 
 from fastapi import Request
 
-from admission import AdmissionController, Reservation
+from admission import AdmissionController
 from api.keys import Keys
 from downloads.fetch import Fetched, MediaKind
 from downloads.media import MediaStore
 from ffmpeg import FFmpeg
 from memory_watch import MemoryWatch
 from metrics import Metrics
+from reservation import Reservation
 from transcription.core import Transcript, TranscriptionOptions
 from transcription.models import ModelLibrary
 from transcription.sizing import Sizing

@@ -13,7 +13,6 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field, StringConstraints, field_validator
 
-from admission import Reservation, Work
 from api.fetching import fetch_into
 from api.gate import GATE_ERRORS, Patient, admitted
 from api.hangup import while_connected
@@ -55,6 +54,7 @@ from errors import (
     VoiceActivityUnavailable,
     WorkerCrashed,
 )
+from reservation import Reservation, Work
 from telemetry import current_request_id
 from transcription import formats, languages, models
 from transcription.core import (

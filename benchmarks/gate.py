@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 
-from admission import AdmissionController, Bounds, Work
+from admission import AdmissionController, Bounds
 from benchmarks.experiment import Aim, Plan, Report, say
 from benchmarks.results import percentile
 from benchmarks.tables import markdown
 from errors import QueueFull
 from limits import MemorySemaphore
+from reservation import Work
 
 WAITING, QUICK_WAITING = 10_000, 1_000
 KEYS = (1, 1_000)

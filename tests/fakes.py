@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import prices
-from admission import AdmissionController, Bounds, Reservation, Work
+from admission import AdmissionController, Bounds
 from api.keys import Keys
 from api.services import Services
 from downloads.fetch import Fetched, MediaKind
@@ -20,6 +20,7 @@ from limits import MemorySemaphore
 from memory import MemoryReading
 from memory_watch import MemoryView, MemoryWatch
 from metrics import Metrics, State
+from reservation import Reservation, Work
 from transcription.core import Transcript, TranscriptionOptions, TranscriptSegment, Word
 from transcription.models import ModelLibrary, spec
 from transcription.sizing import Sizing, Wish, sized

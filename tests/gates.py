@@ -6,14 +6,21 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from admission import AdmissionController, Bounds, Reservation, Work
+from admission import AdmissionController, Bounds
 from errors import ServiceError
 from limits import MemorySemaphore
+from reservation import Reservation, Work
 
 MB = 2**20
 DEVICE = "cpu"
 WIDTH = 40
 """Rounds of the loop after which everything that can happen without a clock has happened."""
+LOW, HIGH = 1, 0
+"""Classes of priority."""
+
+
+def names(letter: str, number: int) -> list[str]:
+    return [f"{letter}{index}" for index in range(number)]
 
 
 class Clock:
@@ -202,7 +209,8 @@ class Gate:
 
     def traces(self) -> dict[str, Any]:
         """Everything that the controller still holds of somebody: empty where nobody is there."""
-        found: dict[str, Any] = {"keys": dict(self.controller._keys), "lent": self.memory.lent_bytes}
+        found: dict[str, Any] = {"in flight": self.controller.keys.in_flight, "lent": self.memory.lent_bytes}
+        found["audio"] = self.controller.keys.audio_today_s()
         found["waiting for memory"] = self.memory.waiting
         for work, lane in self.controller.lanes.items():
             line = lane.line

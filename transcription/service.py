@@ -14,10 +14,10 @@ from pathlib import Path
 import structlog
 
 import prices
-from admission import Reservation
 from errors import AudioTooLong
 from fair_slots import FairSlots
 from ffmpeg import FFmpeg
+from reservation import Reservation
 from transcription import audio
 from transcription.core import (
     NOBODY,

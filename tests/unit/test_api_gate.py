@@ -10,9 +10,9 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from admission import Work
 from api.application import assemble
 from api.keys import Keys
+from reservation import Work
 from tests.fakes import AUTH, KEY, Caller, Parts, make_parts
 from transcription.core import Priority
 

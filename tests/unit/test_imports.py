@@ -11,9 +11,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 LAYERS = (
-    ("errors", "settings", "cgroup", "turns", "throughput"),
+    ("errors", "settings", "cgroup", "turns", "throughput", "key_limits"),
     ("transcription.core", "transcription.placement", "transcription.languages"),
     ("memory", "cores", "limits", "classic", "waiting", "transcription.vitals"),
+    ("reservation",),
+    ("lanes",),
     (
         "telemetry",
         "admission",

@@ -12,13 +12,14 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 import prices
-from admission import AdmissionController, Bounds, Work
+from admission import AdmissionController, Bounds
 from api.gate import GATE_ERRORS
 from errors import InvalidRequest, NoAudio, QueueFull, ServiceError, ShuttingDown, WorkerCrashed
 from limits import MemorySemaphore
 from memory import MemoryReading
 from memory_watch import MemoryView, MemoryWatch
 from metrics import REFUSALS, Metrics, State
+from reservation import Work
 from tests.fakes import AUTH, MIB, Caller, Parts
 from tests.gates import Clock
 from tests.unit.test_docs import rows

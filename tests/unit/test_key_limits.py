@@ -1,0 +1,115 @@
+"""What one key may have: requests in flight, and audio in a day."""
+
+from __future__ import annotations
+
+import pytest
+
+from admission import MOST_RETRY_AFTER_S
+from errors import KeyBusy, QuotaUsed
+from key_limits import DAY_S, KeyLimits
+from reservation import Work
+from tests.gates import DEVICE, HIGH, LOW, MB, Clock, Gate, rounds
+
+
+async def test_a_key_has_so_many_requests_in_flight() -> None:
+    """At the door, in the line or at work; another key is not concerned."""
+    gate = Gate(slots=1, max_per_key=3)
+    await gate.learn_speed(10.0)
+    assert gate.controller.requests_left("a") == 3
+    working = await gate.arrive("working", "a", amount=200.0)
+    await gate.arrive("waiting", "a")
+    await gate.arrive("at the door", "a", body_read=False)
+    assert gate.controller.requests_left("a") == 0
+    refused = await gate.arrive(key="a")
+    assert isinstance(refused.failure, KeyBusy)
+    assert refused.refusal.retry_after_s == 20, "when one of them will be done"
+    assert (await gate.arrive(key="b")).state == "waiting"
+    working.finish()
+    await rounds()
+    assert gate.controller.requests_left("a") == 1
+    assert (await gate.arrive(key="a")).state == "waiting"
+
+
+async def test_a_links_download_does_not_count_for_its_key() -> None:
+    """It is a part of a request that counts already."""
+    gate = Gate(max_per_key=2)
+    reserve, left = gate.controller.reserve, gate.controller.requests_left
+    with reserve(Work.TRANSCRIPTION, "a") as whole:
+        with reserve(Work.DOWNLOAD, "a", counted=False) as part:
+            await part.granted({DEVICE: MB})
+            assert left("a") == 1
+        with reserve(Work.DOWNLOAD, "a"):
+            assert left("a") == 0
+            with pytest.raises(KeyBusy):
+                reserve(Work.DOWNLOAD, "a")
+        await whole.granted({DEVICE: MB})
+        assert left("a") == 1
+    assert left("a") == 2
+    assert not gate.traces()
+
+
+async def test_a_key_has_so_much_audio_a_day() -> None:
+    """The next day it has as much again."""
+    gate = Gate(max_audio_s_a_day=100.0)
+    left_s = gate.controller.audio_left_s
+    assert left_s("a") == 100.0
+    assert (await gate.arrive(key="a", amount=70.0)).state == "at work"
+    assert left_s("a") == 30.0
+    too_much = await gate.arrive(key="a", amount=30.5)
+    assert isinstance(too_much.failure, QuotaUsed)
+    assert 1 <= (too_much.refusal.retry_after_s or 0) <= MOST_RETRY_AFTER_S
+    assert (await gate.arrive(key="a", amount=30.0)).state == "at work"
+    assert (await gate.arrive(key="a", body_read=False)).state == "QuotaUsed", "at the door"
+    assert (await gate.arrive(key="b", amount=100.0)).state == "at work"
+    assert (await gate.arrive(key="a", work=Work.DOWNLOAD)).state == "at work", "a download is no audio"
+    gate.wall.now_s += 3600.0
+    assert gate.controller.quota_resets_in_s() == DAY_S - 3600
+    gate.wall.now_s += DAY_S - 3600.0
+    assert left_s("a") == 100.0
+    assert (await gate.arrive(key="a", amount=100.0)).state == "at work"
+
+
+def test_what_was_granted_before_today_is_forgotten() -> None:
+    """Else every key that ever came would be held for ever."""
+    wall = Clock(DAY_S - 1.0)
+    keys = KeyLimits(0, 100.0, wall)
+    keys.charge("a", 60.0)
+    keys.charge("a", 10.0)
+    assert (keys.audio_today_s(), keys.audio_left_s("a", 5.0)) == ({"a": 70.0}, 25.0)
+    wall.now_s += 1.0
+    keys.charge("b", 20.0)
+    assert keys.audio_today_s() == {"b": 20.0}
+
+
+async def test_what_waits_is_spoken_for() -> None:
+    """A hundred at once must not all pass because none of them was granted yet."""
+    gate = Gate(slots=1, max_audio_s_a_day=100.0)
+    await gate.arrive("working", "b")
+    for priority in (HIGH, LOW):
+        assert (await gate.arrive(key="a", amount=50.0, priority=priority)).state == "waiting"
+    assert gate.controller.audio_left_s("a") == 0.0
+    third = await gate.arrive(key="a", amount=1.0)
+    assert isinstance(third.failure, QuotaUsed)
+    gate.requests[-2].cancel()
+    await rounds()
+    assert gate.controller.audio_left_s("a") == 50.0
+    assert (await gate.arrive(key="a", amount=50.0)).state == "waiting"
+
+
+async def test_what_waits_for_memory_is_spoken_for_too() -> None:
+    """It has left the line, and is charged only when it is let in."""
+    gate = Gate(memory_mb=100, max_audio_s_a_day=100.0)
+    working = await gate.arrive(key="b", mb=100)
+    await gate.arrive(key="a", amount=100.0)
+    assert gate.controller.audio_left_s("a") == 0.0
+    assert (await gate.arrive(key="a", amount=1.0)).state == "QuotaUsed"
+    working.finish()
+    await rounds()
+    assert gate.controller.audio_left_s("a") == 0.0
+
+
+async def test_a_key_without_bounds_is_told_of_none() -> None:
+    """Nothing is counted down where there is nothing to count."""
+    gate = Gate()
+    assert gate.controller.requests_left("a") is None
+    assert gate.controller.audio_left_s("a") is None
