@@ -43,7 +43,7 @@ ulimit -S -t "$1"; ulimit -H -t "$2"
 ulimit -f "$3"
 ulimit -v "$4"
 shift 4
-exec "$@" 2>&3 3>&-
+exec nice -n 2 "$@" 2>&3 3>&-
 """
 
 _ENVIRONMENT = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import multiprocessing
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 
 from benchmarks.callers import Callers, Reply
 from benchmarks.experiment import MODEL, Aim, Plan, Report, say
@@ -86,12 +90,29 @@ async def obedient(callers: Callers, clips: Sequence[Clip], per_s: float, lasts_
     return await asyncio.gather(*tasks)
 
 
-async def health(callers: Callers, done: asyncio.Event) -> list[Reply]:
-    replies = []
-    while not done.is_set():
-        replies.append(await callers.health())
-        await asyncio.sleep(HEALTH_EVERY_S)
-    return replies
+def watch_health(port: int, done: Event, seconds: Connection) -> None:
+    """Ask for the server's health until *done* and send how long each answer took. A process of its own: the flood's
+    callers must not be in its seconds."""
+    callers, took_s = Callers(port), []
+    while not done.wait(HEALTH_EVERY_S):
+        took_s.append(asyncio.run(callers.health()).seconds)
+    seconds.send(took_s)
+
+
+@contextlib.contextmanager
+def health_watched(port: int) -> Iterator[list[float]]:
+    """Seconds of each answer, there when the block has ended."""
+    processes = multiprocessing.get_context("spawn")
+    done, (here, there) = processes.Event(), processes.Pipe()
+    watcher = processes.Process(target=watch_health, args=(port, done, there))
+    watcher.start()
+    took_s: list[float] = []
+    try:
+        yield took_s
+    finally:
+        done.set()
+        took_s += here.recv()
+        watcher.join()
 
 
 def goodput(replies: Sequence[Reply], from_s: float, to_s: float) -> float:
@@ -108,27 +129,25 @@ def measure(plan: Plan) -> Report:
     with Server(MODEL, settings=settings) as server, MemoryWatch(server.pid, 0.5) as watch:
         callers = Callers(server.port)
 
-        async def both() -> tuple[float, list[Reply], list[Visit], list[Reply], float]:
+        async def both() -> tuple[float, list[Reply], list[Visit], list[float], float]:
             await callers.transcribe(clips[0], FLOOD)
             say("overload: what it can sustain")
             begun_s = callers.now_s
             calm = await sustained(callers, clips, QUICK_SUSTAINED_S if plan.quick else SUSTAINED_S)
             best = goodput(calm, begun_s, callers.now_s)
             say(f"overload: {TIMES} times {best:.1f} audio seconds a second")
-            done, begun_s = asyncio.Event(), callers.now_s
-            watching = asyncio.create_task(health(callers, done))
-            flooded, visits = await asyncio.gather(
-                flood(callers, clips, TIMES * best / mean_s, lasts_s),
-                obedient(callers, clips, OBEDIENT_SHARE * best / mean_s, lasts_s),
-            )
-            done.set()
-            return best, flooded, visits, await watching, begun_s
+            begun_s = callers.now_s
+            with health_watched(server.port) as beat_s:
+                flooded, visits = await asyncio.gather(
+                    flood(callers, clips, TIMES * best / mean_s, lasts_s),
+                    obedient(callers, clips, OBEDIENT_SHARE * best / mean_s, lasts_s),
+                )
+            return best, flooded, visits, beat_s, begun_s
 
-        best, flooded, visits, beats, begun_s = asyncio.run(both())
+        best, flooded, visits, beat_s, begun_s = asyncio.run(both())
     last_tries = [visit.tries[-1] for visit in visits]
     served = goodput([*flooded, *last_tries], begun_s, begun_s + lasts_s)
     refused = [reply.seconds for reply in (*flooded, *(t for v in visits for t in v.tries)) if reply.status == 429]
-    beat_s = [reply.seconds for reply in beats]
     by_second_try = sum(visit.admitted_at in (1, 2) for visit in visits)
     counts = Counter(str(reply.status) for reply in flooded)
     rows = [
