@@ -49,24 +49,36 @@ class Footprint:
 
     weights_bytes: int
     """As loaded; shared by all streams."""
-    slot_bytes: int
-    """One segment of a batch: encoder states, attention caches."""
-    stream_bytes: int
-    """One stream's own, whatever its batch: the encoder at work."""
     process_bytes: int
     """The child without a model: interpreter and libraries; on CUDA, the context."""
+    batch_bytes: tuple[int, ...]
+    """What a stream takes at most whose batches hold up to 1, 2, 3 … segments. Each segment beyond those takes as much
+    as the last of them takes more."""
+    retry_bytes: int = 0
+    """What a stream takes that does a segment again, in place of its batch."""
     loading_bytes: int = 0
     """While the model is being loaded, in place of all but the process: large models then take most."""
+    seen_ratio: float = 1.0
+    """Of what the streams take by the figures above, so much was seen (`transcription.seen_memory`)."""
 
     def total_bytes(self, streams: int, batch_size: int) -> int:
-        """What a child takes at most which decodes *streams* batches of *batch_size* at the same time.
-
-        Each stream after the first counts with half its batch: they are seldom all at their largest at once. Seen over
-        a hundred segments of 30 s, the second stream took from a sixth to a half of its batch besides its own.
-        """
-        batches = self.slot_bytes * batch_size * (streams + 1) // 2
-        working = self.weights_bytes + streams * self.stream_bytes + batches
+        """What a child takes at most which decodes *streams* batches of *batch_size* at the same time."""
+        working = self.weights_bytes + self.working_bytes(streams, batch_size)
         return self.process_bytes + max(self.loading_bytes, working)
+
+    def working_bytes(self, streams: int, batch_size: int) -> int:
+        """Of that, what the streams take: all have their largest batch, but for one that does a segment again.
+
+        Several streams were seen at their largest at once; to do a segment again is too seldom for two to meet.
+        """
+        batch = self._batch_bytes(batch_size)
+        return round(self.seen_ratio * ((streams - 1) * batch + max(batch, self.retry_bytes)))
+
+    def _batch_bytes(self, batch_size: int) -> int:
+        if batch_size <= len(self.batch_bytes):
+            return self.batch_bytes[batch_size - 1]
+        last_but_one, last = (0, *self.batch_bytes)[-2:]
+        return last + (batch_size - len(self.batch_bytes)) * (last - last_but_one)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +131,7 @@ def plan(
     ]
     fitting = list(takewhile(lambda step: step[0] * model.total_bytes(*step[1:]) <= budget_bytes, steps))
     chosen_replicas, chosen_streams, chosen_size = fitting[-1] if fitting else (1, 1, 1)
-    express_bytes = model.stream_bytes + chosen_size * model.slot_bytes
-    with_express = chosen_replicas * (model.total_bytes(chosen_streams, chosen_size) + express_bytes)
+    with_express = chosen_replicas * model.total_bytes(chosen_streams + 1, chosen_size)
     limited_by: LimitedBy = "setting" if replicas or streams or batch_size else "cores"
     return Plan(
         device=device,

@@ -45,6 +45,7 @@ from transcription.placement import Weights
 from transcription.planner import BatchPlanner
 from transcription.replicas import Replicas
 from transcription.scheduler import SegmentScheduler
+from transcription.seen_memory import SeenMemory
 from transcription.service import Transcriber
 from transcription.sizing import Sizing, Wish, sized
 from transcription.speech import SpeechCutter
@@ -109,10 +110,12 @@ async def wired(settings: Settings) -> AsyncIterator[Services]:
         ffmpeg = FFmpeg.locate(settings.ffmpeg)
         proxy = await stack.enter_async_context(EgressProxy(AddressPolicy(settings.private_hosts_allowed)))
         ram = read_ram(limit_bytes=settings.memory_limit_mb * MIB)
-        sizes = sizing(settings, default_model, ram)
+        ledger = SeenMemory(settings.data_dir / "seen-memory.json")
+        sizes = sizing(settings, default_model, ram, ledger)
         log.info("sized", plans=[dataclasses.asdict(plan) for plan in sizes.plans])
         metrics = Metrics()
         admission = gate(settings, ram, sizes, metrics)
+        stack.callback(ledger.save)
         watch = await stack.enter_async_context(MemoryWatch(partial(look, settings), admission))
         engines = await stack.enter_async_context(
             Replicas(
@@ -121,6 +124,7 @@ async def wired(settings: Settings) -> AsyncIterator[Services]:
                 model=default_model,
                 model_ttl_s=settings.model_ttl_s,
                 log_level=settings.log_level,
+                on_seen=lambda sight: ledger.note(sight, sizes.cost(sight.model), *sizes.busiest(sight.model)),
             )
         )
         metrics.show(State(admission, watch, engines, engines_bytes=sizes.engine_bytes))
@@ -132,6 +136,7 @@ async def wired(settings: Settings) -> AsyncIterator[Services]:
             memory=watch,
             metrics=metrics,
             sizes=sizes,
+            seen=ledger,
             engine=engines,
             transcriber=Transcriber(
                 ffmpeg,
@@ -159,7 +164,7 @@ async def wired(settings: Settings) -> AsyncIterator[Services]:
         )
 
 
-def sizing(settings: Settings, model: str, ram: MemoryReading) -> Sizing:
+def sizing(settings: Settings, model: str, ram: MemoryReading, ledger: SeenMemory) -> Sizing:
     """The engines for this machine. Raises ConfigurationError for devices that have no such name."""
     return sized(
         models.spec(model),
@@ -169,10 +174,12 @@ def sizing(settings: Settings, model: str, ram: MemoryReading) -> Sizing:
             replicas=settings.engine_replicas,
             streams=settings.engine_streams,
             batch_size=settings.batch_size,
+            beam_size=settings.beam_size,
         ),
         ram=ram,
         cuda=cuda_memory(),
         cores=settings.cpu_threads or available_cores(),
+        seen=ledger.known,
     )
 
 

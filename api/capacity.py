@@ -104,6 +104,17 @@ class Speed(BaseModel):
     audio_s_per_s: float | None = Field(description="Seconds of audio a second, over the last minute of work.")
 
 
+class SeenShown(BaseModel):
+    """An engine with the default model alone: as it is planned, and as it was seen in this start and those before."""
+
+    model: str = Field(examples=["base"])
+    predicted_bytes: int = Field(description="The process at most, by the plan.")
+    predicted_load_bytes: int = Field(description="Its weights, once loaded.")
+    peak_bytes: int | None = Field(description="The largest process; null before the first look at one.")
+    load_bytes: int | None = Field(description="What the last loading took; null before the first.")
+    work_s: float = Field(description="At work while it was looked at.")
+
+
 class Prices(BaseModel):
     """What work is expected to take, in bytes of main memory."""
 
@@ -112,6 +123,7 @@ class Prices(BaseModel):
     transcription_bytes: int = Field(description="Of a recording of ten minutes, beside the engine.")
     download_bytes: int
     extraction_bytes: int
+    seen: SeenShown
 
 
 class Capacity(BaseModel):
@@ -198,4 +210,18 @@ def _prices(parts: Services) -> Prices:
         transcription_bytes=prices.transcription_bytes(600.0),
         download_bytes=prices.DOWNLOAD_BYTES,
         extraction_bytes=prices.FFMPEG_BYTES,
+        seen=_seen(parts),
+    )
+
+
+def _seen(parts: Services) -> SeenShown:
+    model = parts.default_model
+    seen = parts.seen.of(*parts.sizes.key(model))
+    return SeenShown(
+        model=model,
+        predicted_bytes=parts.sizes.most_bytes(model),
+        predicted_load_bytes=parts.sizes.weights_bytes(model),
+        peak_bytes=seen.peak_bytes or None,
+        load_bytes=seen.load_bytes,
+        work_s=seen.work_s,
     )

@@ -19,6 +19,7 @@ from metrics import Metrics
 from reservation import Reservation
 from transcription.core import Transcript, TranscriptionOptions
 from transcription.models import ModelLibrary
+from transcription.seen_memory import SeenMemory
 from transcription.sizing import Sizing
 
 
@@ -61,6 +62,7 @@ class Services:
     memory: MemoryWatch
     metrics: Metrics
     sizes: Sizing
+    seen: SeenMemory
     engine: EngineStatus
     transcriber: Transcriber
     library: ModelLibrary

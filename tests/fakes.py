@@ -23,6 +23,7 @@ from metrics import Metrics, State
 from reservation import Reservation, Work
 from transcription.core import Transcript, TranscriptionOptions, TranscriptSegment, Word
 from transcription.models import ModelLibrary, spec
+from transcription.seen_memory import SeenMemory
 from transcription.sizing import Sizing, Wish, sized
 
 KEY = "test-api-key-123"
@@ -181,6 +182,7 @@ def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int 
         memory=memory,
         metrics=metrics,
         sizes=make_sizes(),
+        seen=SeenMemory(folder / "seen-memory.json"),
         engine=engine,
         transcriber=transcriber,
         library=ModelLibrary(folder / "models", downloads=False, hf_token=None),

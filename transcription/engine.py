@@ -22,6 +22,7 @@ from transcription import protocol
 from transcription.core import Segment, SegmentRequest, TranscriptSegment
 from transcription.placement import Placement, Weights
 from transcription.protocol import Hello, Language
+from transcription.seen_memory import Sight
 from transcription.vitals import BEAT_S, Verdict, verdict
 
 log = structlog.get_logger(__name__)
@@ -67,10 +68,12 @@ class Engine:
         log_level: str = "info",
         command: Sequence[str] = COMMAND,
         clock: Callable[[], float] = time.monotonic,
+        on_seen: Callable[[Sight], None] | None = None,
     ) -> None:
         """*weights* finds (or fetches) a model's. *model* is loaded before the engine is ready.
 
-        Models unused for *model_ttl_s* are unloaded; 0: never.
+        Models unused for *model_ttl_s* are unloaded; 0: never. *on_seen* is told each look at the child's memory, as
+        long as a child has had to do with one model only: what several take cannot be told apart.
         """
         self._weights = weights
         self._first_model: str | None = model
@@ -79,6 +82,7 @@ class Engine:
         self._log_level = log_level
         self._command = command
         self._clock = clock
+        self._on_seen = on_seen
         self._ids = itertools.count(1)
         self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._child: asyncio.subprocess.Process | None = None
@@ -88,6 +92,8 @@ class Engine:
         self._resident_bytes = 0
         self._loaded: list[str] = []
         self._used_at: dict[str, float] = {}
+        self._models: set[str] = set()
+        """All that this child was ever asked for."""
         self._up = asyncio.Event()
         self._warm = False
         self._failure: str | None = None
@@ -197,6 +203,7 @@ class Engine:
         await self.wait_until_up()
         call = {"op": op, "model": model, "path": str(weights.path), "bytes": weights.bytes}
         self._used_at[model] = self._clock()
+        self._models.add(model)
         within_s = ANSWER_WITHIN_S + 20 * sum(segment.duration_s for segment in heard)
         reply = await self._send(call | {"request_id": telemetry.current_request_id()} | content, within_s)
         self._used_at[model] = self._clock()
@@ -249,6 +256,7 @@ class Engine:
         """One child's life, from start to end. Returns whether it was ready at its end."""
         child = self._child = await self._started()
         self._unheard_since = None
+        self._models.clear()
         nurses: list[asyncio.Task[None]] = []
         try:
             assert child.stdout is not None
@@ -256,8 +264,9 @@ class Engine:
                 hello = await child.stdout.readline()
             if hello:
                 self._hello = Hello(**json.loads(hello))
+                empty_bytes = _resident_bytes(child.pid)
                 self._up.set()
-                nurses = [asyncio.create_task(self._warm_up()), asyncio.create_task(self._watch(child))]
+                nurses = [asyncio.create_task(self._warm_up(empty_bytes)), asyncio.create_task(self._watch(child))]
             async for line in child.stdout:
                 self._unheard_since = None
                 answer = json.loads(line)
@@ -301,7 +310,8 @@ class Engine:
             env=os.environ | ENVIRONMENT,
         )
 
-    async def _warm_up(self) -> None:
+    async def _warm_up(self, empty_bytes: int) -> None:
+        """Load the first model into a child that holds *empty_bytes* without one."""
         if self._first_model is not None:
             try:
                 await self.load(self._first_model)
@@ -311,6 +321,8 @@ class Engine:
                 self._failure = str(error)
                 log.error("no model is ready", model=self._first_model, reason=self._failure)
                 return
+            if self._child and not self._calls and (loaded_bytes := _resident_bytes(self._child.pid)) > empty_bytes > 0:
+                self._see(loaded_bytes, load_bytes=loaded_bytes - empty_bytes)
         self._warm, self._failure = True, None
         log.info("ready", pid=self.pid, model=self._first_model, device=self.device, compute_type=self.compute_type)
 
@@ -324,10 +336,10 @@ class Engine:
             if self._unheard_since is None:
                 self._unheard_since = self._clock()
             await asyncio.sleep(BEAT_S)
-            try:
-                rss_bytes = self._resident_bytes = psutil.Process(child.pid).memory_info().rss
-            except psutil.NoSuchProcess:
+            rss_bytes = self._resident_bytes = _resident_bytes(child.pid)
+            if not rss_bytes:
                 return
+            self._see(rss_bytes, work_s=BEAT_S if self._calls else 0.0)
             unheard_s = 0.0 if self._unheard_since is None else self._clock() - self._unheard_since
             found = verdict(unheard_s, rss_bytes, self._placement.bound_bytes)
             if found is Verdict.WELL:
@@ -338,6 +350,13 @@ class Engine:
             if found in (Verdict.STUCK, Verdict.OVERGROWN) or (found is Verdict.FULL and not self._calls):
                 log.error("the engine's process is replaced", pid=child.pid, why=found.value, rss_mib=rss_bytes >> 20)
                 self._kill()
+
+    def _see(self, resident_bytes: int, *, work_s: float = 0.0, load_bytes: int | None = None) -> None:
+        """Tell what the child holds, where all of it is one model's."""
+        if self._on_seen and len(self._models) == 1 and self._loaded == [*self._models]:
+            [model] = self._loaded
+            kind = self.device.partition(":")[0]
+            self._on_seen(Sight(kind, self.compute_type, model, resident_bytes, work_s, load_bytes))
 
     def _unload_idle(self, stdin: asyncio.StreamWriter) -> None:
         """Unload what was not used for long. The last model goes with its process.
@@ -363,3 +382,11 @@ class Engine:
         self._up.clear()
         if self._child and self._child.returncode is None:
             self._child.kill()
+
+
+def _resident_bytes(pid: int) -> int:
+    """The process's main memory; 0 where it has ended."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0

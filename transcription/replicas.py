@@ -10,6 +10,7 @@ from typing import Self
 from errors import NotReady
 from transcription.engine import Engine
 from transcription.placement import Placement, Weights
+from transcription.seen_memory import Sight
 
 
 class WeightsFinder:
@@ -48,11 +49,20 @@ class Replicas:
         model: str,
         model_ttl_s: float = 0.0,
         log_level: str = "info",
+        on_seen: Callable[[Sight], None] | None = None,
     ) -> None:
-        """*find*: a model's weights, fetched if need be. *model* is loaded before an engine is ready."""
+        """*find*: a model's weights, fetched if need be. *model* is loaded before an engine is ready. *on_seen*: what
+        an engine's process holds, told every second."""
         self._weights = WeightsFinder(find)
         self.engines = [
-            Engine(self._weights, model=model, placement=placement, model_ttl_s=model_ttl_s, log_level=log_level)
+            Engine(
+                self._weights,
+                model=model,
+                placement=placement,
+                model_ttl_s=model_ttl_s,
+                log_level=log_level,
+                on_seen=on_seen,
+            )
             for placement in placements
         ]
         self._stack = contextlib.AsyncExitStack()

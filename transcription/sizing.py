@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from errors import ConfigurationError, TooLarge
 from limits import Footprint, Plan, plan
 from memory import MemoryReading
-from transcription.footprint import footprint
+from transcription.footprint import CPU_BATCH_S, footprint
 from transcription.models import CATALOGUE, ModelSpec, spec
 from transcription.placement import Placement
-
-CPU_BATCH_S = 40.0
-"""Audio in a batch on a CPU, where it takes as long as its audio: four segments of the shortest window's length."""
+from transcription.seen_memory import UNSEEN, Key, Seen, corrected
 
 OVER_PLAN = 1.5
 """A process that takes so many times what was planned for it is replaced even where its share of the memory is less:
@@ -44,6 +42,8 @@ class Wish:
     replicas: int = 0
     streams: int = 0
     batch_size: int = 0
+    beam_size: int = 5
+    """Where the caller names none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,9 @@ class Sizing:
     engine_bytes: int
     """Main memory that all engines are expected to take at most, with the first model."""
 
+    costs: Mapping[str, Footprint]
+    """What each model takes on the first engine's device, corrected by what was seen."""
+
     @property
     def slots(self) -> int:
         """Requests that keep the engines' batches full."""
@@ -69,7 +72,7 @@ class Sizing:
         """Raises TooLarge where the model of that name can be loaded nowhere here, not even for one segment."""
         most_bytes = max(plan.replica_bytes for plan in self.plans)
         first = self.placements[0]
-        needed_bytes = footprint(spec(name), first.compute_type, first.device).total_bytes(1, 1)
+        needed_bytes = self.cost(name).total_bytes(1, 1)
         if needed_bytes > max(most_bytes, first.bound_bytes or 0):
             raise TooLarge(
                 f"The model {name} needs {needed_bytes / 2**20:.0f} MiB, and this server has "
@@ -83,33 +86,68 @@ class Sizing:
 
     def weights_bytes(self, name: str) -> int:
         """What the model of that name takes once it is loaded, before it decodes anything."""
+        return self.cost(name).weights_bytes
+
+    def cost(self, name: str) -> Footprint:
+        """What the model of that name, or alias, takes."""
+        return self.costs[spec(name).name]
+
+    def key(self, name: str) -> Key:
+        """By which it is known what that model was seen to take."""
         first = self.placements[0]
-        return footprint(spec(name), first.compute_type, first.device).weights_bytes
+        return _key(spec(name), first.compute_type, first.device.partition(":")[0])
+
+    def busiest(self, name: str) -> tuple[int, int]:
+        """Streams of the first engine, that for clips included, and segments in their batches of that model."""
+        first = self.placements[0]
+        smaller = self.smaller_batches.get((self.plans[0].device, spec(name).name), self.batch_size)
+        return first.streams + first.express, min(smaller, self.batch_size)
+
+    def most_bytes(self, name: str) -> int:
+        """What one engine's process is expected to take at most, with that model alone."""
+        return self.cost(name).total_bytes(*self.busiest(name))
 
 
-def sized(model: ModelSpec, wish: Wish, ram: MemoryReading, cuda: Sequence[MemoryReading], cores: int) -> Sizing:
-    """*model*: what is loaded first. *cuda*: one reading a device; *cores*: of all engines together."""
+def sized(
+    model: ModelSpec,
+    wish: Wish,
+    ram: MemoryReading,
+    cuda: Sequence[MemoryReading],
+    cores: int,
+    seen: Mapping[Key, Seen] | None = None,
+) -> Sizing:
+    """*model*: what is loaded first. *cuda*: one reading a device; *cores*: of all engines together.
+
+    *seen*: what models were seen to take before.
+    """
     names = devices(wish.devices, len(cuda))
     plans: list[Plan] = []
     placements: list[Placement] = []
     engine_bytes = 0
     smaller: dict[tuple[str, str], int] = {}
+    costs: list[dict[str, Footprint]] = []
     for name in names:
         kind, _, index = name.partition(":")
         memory = ram if kind == "cpu" else dict(enumerate(cuda)).get(int(index), UNKNOWN_GPU)
+        cost = {other.name: priced(other, wish, kind, seen or {}) for other in CATALOGUE}
+        costs.append(cost)
 
-        def planned(which: ModelSpec, name: str = name, kind: str = kind, memory: MemoryReading = memory) -> Plan:
-            replicas = wish.replicas if kind == "cpu" else 1
-            cost = footprint(which, wish.compute_type, kind)
-            return plan(memory, cores, name, cost, replicas=replicas, streams=wish.streams, batch_size=wish.batch_size)
+        def planned(
+            which: str,
+            name: str = name,
+            replicas: int = wish.replicas if kind == "cpu" else 1,
+            memory: MemoryReading = memory,
+            cost: dict[str, Footprint] = cost,
+        ) -> Plan:
+            knobs = {"replicas": replicas, "streams": wish.streams, "batch_size": wish.batch_size}
+            return plan(memory, cores, name, cost[which], **knobs)
 
-        chosen = planned(model)
+        chosen = planned(model.name)
         plans.append(chosen)
-        cost = footprint(model, wish.compute_type, kind)
-        placements += [placement(chosen, cost, wish)] * chosen.replicas
-        replica_bytes = planned_bytes(chosen, cost) if kind == "cpu" else HOST_BYTES_OF_CUDA_ENGINE
+        placements += [placement(chosen, cost[model.name], wish)] * chosen.replicas
+        replica_bytes = planned_bytes(chosen, cost[model.name]) if kind == "cpu" else HOST_BYTES_OF_CUDA_ENGINE
         engine_bytes += chosen.replicas * replica_bytes
-        smaller |= {(name, other.name): planned(other).batch_size for other in CATALOGUE}
+        smaller |= {(name, other): planned(other).batch_size for other in cost}
     batch_size = min(chosen.batch_size for chosen in plans)
     return Sizing(
         plans=tuple(plans),
@@ -118,7 +156,22 @@ def sized(model: ModelSpec, wish: Wish, ram: MemoryReading, cuda: Sequence[Memor
         batch_s=CPU_BATCH_S if any(name == "cpu" for name in names) else math.inf,
         smaller_batches={which: size for which, size in smaller.items() if size < batch_size},
         engine_bytes=engine_bytes,
+        costs=costs[0],
     )
+
+
+def priced(model: ModelSpec, wish: Wish, kind: str, seen: Mapping[Key, Seen]) -> Footprint:
+    """What *model* takes on that kind of device, by its dimensions and by what was seen of it."""
+    predicted = footprint(model, wish.compute_type, kind, wish.beam_size)
+    if kind != "cpu":
+        return predicted
+    return corrected(predicted, seen.get(_key(model, wish.compute_type, kind), UNSEEN))
+
+
+def _key(model: ModelSpec, compute_type: str, kind: str) -> Key:
+    if compute_type == "auto":
+        compute_type = "int8" if kind == "cpu" else "float16"
+    return kind, compute_type, model.name
 
 
 def placement(chosen: Plan, model: Footprint, wish: Wish) -> Placement:

@@ -21,6 +21,7 @@ from tests.engines import OPTIONS, TWO_STREAMS, asked, made_engine, parts, until
 from tests.speech import ROOT
 from transcription.core import Segment, TranscriptSegment
 from transcription.engine import Engine
+from transcription.seen_memory import Sight
 
 SLOWLY = replace(OPTIONS, beam_size=16)
 
@@ -223,6 +224,26 @@ async def test_what_the_process_holds_is_told_while_it_lives(models_dir: Path, p
         await until(lambda: engine.resident_bytes > held_bytes / 2)
         assert engine.resident_bytes < 2 * held_bytes
     assert engine.resident_bytes == 0
+
+
+async def test_looks_at_a_process_are_told_while_it_has_one_model_only(
+    models_dir: Path, speech: Segment, pulse: Pulse
+) -> None:
+    """What loading took, once; then what it holds at work. Of two models nobody could tell which takes what."""
+    pulse(0.05)
+    sights: list[Sight] = []
+    async with made_engine(models_dir, on_seen=sights.append) as engine:
+        await until(lambda: engine.ready)
+        await engine.transcribe(asked(*parts(speech, 4), options=SLOWLY))
+        await until(lambda: any(sight.work_s for sight in sights))
+        [loaded] = [sight for sight in sights if sight.load_bytes is not None]
+        assert weights_in(models_dir)("tiny.en").bytes / 2 < (loaded.load_bytes or 0) < loaded.resident_bytes
+        assert loaded.work_s == 0
+        await engine.load("base")
+        both_bytes = loaded.resident_bytes + weights_in(models_dir)("base").bytes / 2
+        await until(lambda: engine.resident_bytes > both_bytes)
+    assert {(sight.device, sight.compute_type, sight.model) for sight in sights} == {("cpu", "int8", "tiny.en")}
+    assert max(sight.resident_bytes for sight in sights) < both_bytes
 
 
 async def test_idle_models_give_their_memory_back(models_dir: Path, speech: Segment, pulse: Pulse) -> None:

@@ -15,6 +15,7 @@ from api.keys import Keys
 from reservation import Work
 from tests.fakes import AUTH, KEY, Caller, Parts, make_parts
 from transcription.core import Priority
+from transcription.seen_memory import Sight
 
 FILE = {"file": ("a.mp3", b"hello")}
 UPLOAD = [b"first half", b"second half"]
@@ -229,6 +230,18 @@ async def test_capacity_tells_what_runs_and_why_not_more(parts: Parts) -> None:
     assert plan["limited_by"] in ("cores", "memory")
     assert plan["limited_by"] in plan["why"].lower()
     assert told["service_bytes"] == 300 * 2**20
+
+
+async def test_capacity_holds_what_was_seen_against_the_prediction(parts: Parts) -> None:
+    """Nothing before the first look; then the weights and the largest process."""
+    async with parts.services.memory, caller_of(application(parts)) as client:
+        first = (await client.get("/capacity")).json()["prices"]["seen"]
+        sizes, ledger = parts.services.sizes, parts.services.seen
+        ledger.note(Sight("cpu", "int8", "base", 500, 7.0, 300), sizes.cost("base"), *sizes.busiest("base"))
+        then = (await client.get("/capacity")).json()["prices"]["seen"]
+    assert (first["model"], first["predicted_bytes"]) == ("base", sizes.engine_bytes)
+    assert (first["load_bytes"], first["peak_bytes"], first["work_s"]) == (None, None, 0.0)
+    assert (then["load_bytes"], then["peak_bytes"], then["work_s"]) == (300, 500, 7.0)
 
 
 async def test_capacity_needs_a_key(client: httpx.AsyncClient) -> None:

@@ -26,6 +26,7 @@ LAYERS = (
         "transcription.protocol",
         "transcription.words",
         "transcription.planner",
+        "transcription.seen_memory",
     ),
     ("memory_watch",),
     ("metrics",),

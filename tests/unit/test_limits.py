@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import accumulate
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -25,14 +28,15 @@ def shape(plan: Plan) -> tuple[int, int, int, int]:
 @pytest.mark.parametrize(
     ("memory_bytes", "cores", "model", "expected", "limited_by"),
     [
-        (512 * MB, 1, "tiny", (1, 1, 1, 1), "memory"),
-        (1 * GB, 2, "base", (1, 2, 1, 2), "memory"),
-        (2 * GB, 2, "base", (1, 2, 1, 4), "cores"),
-        (2 * GB, 2, "small", (1, 2, 1, 2), "memory"),
+        (512 * MB, 2, "tiny", (1, 1, 2, 1), "memory"),
+        (640 * MB, 2, "base", (1, 1, 2, 1), "memory"),
+        (1 * GB, 2, "base", (1, 2, 1, 4), "cores"),
+        (2 * GB, 2, "small", (1, 2, 1, 4), "cores"),
+        (4 * GB, 2, "medium", (1, 1, 2, 1), "memory"),
         (8 * GB, 8, "small", (1, 4, 2, 4), "cores"),
         (24 * GB, 2, "tiny.en", (1, 2, 1, 4), "cores"),
         (64 * GB, 32, "medium", (1, 4, 8, 4), "cores"),
-        (6 * GB, 4, "large-v3", (1, 3, 1, 1), "memory"),
+        (8 * GB, 4, "large-v3", (1, 2, 2, 1), "memory"),
         (8 * GB, 6, "turbo", (1, 4, 1, 4), "cores"),
     ],
 )
@@ -73,7 +77,7 @@ def test_what_does_not_fit_at_all_gets_one_of_each_and_can_be_told() -> None:
     assert made.replica_bytes < price.total_bytes(1, 1)
 
 
-PRICE = Footprint(weights_bytes=200 * MB, slot_bytes=50 * MB, stream_bytes=100 * MB, process_bytes=100 * MB)
+PRICE = Footprint(weights_bytes=200 * MB, process_bytes=100 * MB, batch_bytes=(150 * MB, 200 * MB))
 
 
 def test_settings_are_taken_where_they_fit() -> None:
@@ -97,10 +101,10 @@ def test_cores_are_divided_among_replicas_too() -> None:
         (450 * MB, (1, 1, 1)),
         (899 * MB, (1, 1, 1)),
         (900 * MB, (2, 1, 1)),
-        (1149 * MB, (2, 1, 1)),
-        (1150 * MB, (2, 2, 1)),
-        (1300 * MB, (2, 2, 2)),
-        (1450 * MB, (2, 2, 3)),
+        (1199 * MB, (2, 1, 1)),
+        (1200 * MB, (2, 2, 1)),
+        (1400 * MB, (2, 2, 2)),
+        (1600 * MB, (2, 2, 3)),
         (9000 * MB, (2, 2, 3)),
     ],
 )
@@ -121,9 +125,29 @@ def test_what_others_use_is_not_given_out() -> None:
 
 def test_a_model_that_takes_more_to_load_than_to_run_must_fit_while_it_loads() -> None:
     """Large models are read in float16 before they are turned to int8."""
-    heavy = Footprint(200 * MB, 50 * MB, 100 * MB, 100 * MB, loading_bytes=600 * MB)
+    heavy = replace(PRICE, loading_bytes=600 * MB)
     assert heavy.total_bytes(1, 1) == 700 * MB
-    assert heavy.total_bytes(2, 4) == 800 * MB
+    assert heavy.total_bytes(2, 4) == 900 * MB
+
+
+def test_batches_that_are_not_listed_grow_as_the_last_listed_ones() -> None:
+    """Somebody may set sixty-four segments."""
+    assert [PRICE.working_bytes(1, size) // MB for size in (1, 2, 3, 10)] == [150, 200, 250, 600]
+    one = replace(PRICE, batch_bytes=(150 * MB,))
+    assert [one.working_bytes(1, size) // MB for size in (1, 2)] == [150, 300]
+
+
+def test_one_stream_may_do_a_segment_again_while_the_others_have_full_batches() -> None:
+    """The states of a segment that is tried five times at once may take more than a batch."""
+    costly = replace(PRICE, retry_bytes=400 * MB)
+    assert costly.working_bytes(3, 1) == (150 + 150 + 400) * MB
+    assert costly.working_bytes(3, 10) == 3 * 600 * MB
+
+
+def test_what_was_seen_scales_what_streams_take_and_nothing_else() -> None:
+    """Weights are measured by themselves."""
+    seen = replace(PRICE, seen_ratio=0.5)
+    assert seen.total_bytes(2, 1) == PRICE.total_bytes(2, 1) - 150 * MB
 
 
 @pytest.mark.parametrize(
@@ -142,7 +166,8 @@ memories = st.builds(
     st.integers(0, 200_000).map(lambda size: size * MB),
     st.floats(0, 1),
 )
-footprints = st.builds(Footprint, sizes, sizes, sizes, sizes, sizes)
+growing = st.lists(sizes, min_size=1, max_size=9).map(lambda some: tuple(accumulate(some)))
+footprints = st.builds(Footprint, sizes, sizes, growing, sizes, sizes, st.floats(0.5, 2))
 knobs = st.fixed_dictionaries(
     {"replicas": st.integers(0, 4), "streams": st.integers(0, 9), "batch_size": st.integers(0, 20)}
 )

@@ -10,6 +10,7 @@ from errors import ConfigurationError
 from memory import MemoryReading
 from transcription.footprint import footprint
 from transcription.models import spec
+from transcription.seen_memory import Seen
 from transcription.sizing import Sizing, Wish, devices, sized
 
 GIB = 2**30
@@ -71,6 +72,39 @@ def test_models_lie_side_by_side_in_what_the_first_one_leaves() -> None:
     base = on(24, 2).weights_bytes("base")
     assert on(24, 2).placements[0].models_bytes > 10 * base
     assert on(0.5, 1).placements[0].models_bytes < 2 * base
+
+
+def test_what_was_seen_changes_the_next_plan() -> None:
+    """Of the model that was seen, on the device on which it was; of nothing else."""
+    little, key = on(0.8, 2), ("cpu", "int8", "base")
+    costly = {key: Seen(ratio=1.8)}
+    more = sized(spec("base"), Wish(), ram(0.8), [], 2, costly)
+    assert more.slots < little.slots or more.placements[0].streams < little.placements[0].streams
+    assert more.cost("base").total_bytes(2, 4) > little.cost("base").total_bytes(2, 4)
+    assert more.cost("tiny") == little.cost("tiny")
+    floats = sized(spec("base"), Wish(compute_type="float32"), ram(0.8), [], 2, costly)
+    assert floats.cost("base").seen_ratio == 1.0
+
+
+def test_what_was_seen_on_a_cpu_is_no_price_of_a_gpu() -> None:
+    """Nor the other way round."""
+    seen = {(kind, "float16", "base"): Seen(load_bytes=1, ratio=2.0) for kind in ("cpu", "cuda")}
+    sizing = sized(spec("base"), Wish(), ram(64), [MemoryReading(24 * GIB, 0, "nvml")], 16, seen)
+    assert sizing.cost("base") == footprint(spec("base"), "auto", "cuda")
+
+
+def test_the_busiest_process_counts_the_stream_for_clips_and_the_models_own_batch() -> None:
+    """What is seen of it is held against just that."""
+    sizing = on(6, 2, "tiny.en", wish=Wish(batch_size=8))
+    assert sizing.busiest("tiny.en") == (3, 8)
+    assert sizing.busiest("large") == (3, sizing.smaller_batches["cpu", "large-v3"])
+    assert sizing.most_bytes("tiny.en") == sizing.engine_bytes
+    assert sizing.key("large") == ("cpu", "int8", "large-v3")
+
+
+def test_wider_beams_are_priced() -> None:
+    """BEAM_SIZE is what most requests have."""
+    assert on(24, 2, wish=Wish(beam_size=16)).engine_bytes > on(24, 2).engine_bytes
 
 
 @pytest.mark.parametrize(
