@@ -166,8 +166,9 @@ class Parts:
 
 
 def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int = 1024 * 1024, **limits: Any) -> Parts:
-    """*limits*: default_model, and the gate's bounds."""
+    """*limits*: default_model, the memory_bytes that engines are planned with, and the gate's bounds."""
     default_model = limits.pop("default_model", "base")
+    sizes = make_sizes(limits.pop("memory_bytes", 16_384 * MIB))
     metrics = Metrics()
     admission = make_admission(metrics, **limits)
     work, media = folder / "work", folder / "media"
@@ -181,7 +182,7 @@ def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int 
         admission=admission,
         memory=memory,
         metrics=metrics,
-        sizes=make_sizes(),
+        sizes=sizes,
         seen=SeenMemory(folder / "seen-memory.json"),
         engine=engine,
         transcriber=transcriber,

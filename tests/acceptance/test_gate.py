@@ -62,6 +62,7 @@ def test_the_timings_tell_of_the_wait(small: Server) -> None:
     waits_s = [answer.json()["timings"]["queue"] for answer in answers]
     assert min(waits_s) < max(waits_s)
     for name, wait_s in zip(names, waits_s, strict=True):
+        small.wait_until(lambda name=name: any("status" in line for line in small.lines(name)))  # after the answer
         [line] = [line for line in small.lines(name) if "status" in line]
         assert line["wait_s"] == pytest.approx(wait_s, abs=0.1)
         assert line["peak_mib"] > 100

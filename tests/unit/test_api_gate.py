@@ -182,9 +182,11 @@ async def test_a_key_has_only_so_many_requests_in_flight(tmp_path: Path) -> None
         assert (await first).status_code == 200
 
 
-async def test_a_model_that_fits_nowhere_here_is_refused(client: httpx.AsyncClient) -> None:
-    """Loading it would have the kernel kill the engine, and everybody's work with it. The fake has 2 GiB."""
-    answer = await client.post("/transcribe", files=FILE, params={"model_size": "large-v3"})
+async def test_a_model_that_fits_nowhere_here_is_refused(tmp_path: Path) -> None:
+    """Loading it would have the kernel kill the engine, and everybody's work with it."""
+    parts = make_parts(tmp_path, memory_bytes=2 * 2**30)
+    async with caller_of(application(parts)) as client:
+        answer = await client.post("/transcribe", files=FILE, params={"model_size": "large-v3"})
     assert (answer.status_code, answer.json()["code"]) == (413, "TOO_LARGE")
     assert "choose a smaller one" in answer.json()["detail"]
 
