@@ -11,9 +11,9 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from errors import ConfigurationError, MediaTimeout
+from undisturbed import undisturbed
 
 DEMUXERS = (
     *("aac", "ac3", "aiff", "amr", "ape", "asf", "au", "avi", "caf", "dsf", "dts", "eac3", "flac", "flv"),
@@ -25,8 +25,6 @@ DEMUXERS = (
 Left out on purpose: whatever names other files or addresses (hls, dash, concat, imf, sdp), devices (lavfi, tty),
 pictures, subtitles and text, and raw samples, as which any file at all can be read.
 """
-
-_T = TypeVar("_T")
 
 _TAIL_BYTES = 8192
 _LINE_BYTES = 4096
@@ -42,9 +40,15 @@ ulimit -c 0
 ulimit -S -t "$1"; ulimit -H -t "$2"
 ulimit -f "$3"
 ulimit -v "$4"
-shift 4
-exec nice -n 2 "$@" 2>&3 3>&-
+nice=$5
+shift 5
+exec nice -n "$nice" "$@" 2>&3 3>&-
 """
+
+AT_WORK_NICE = 2
+"""As the engine's processes: what is at work shares the cores evenly, behind the server itself."""
+ARRIVING_NICE = 10
+"""A crowd at the door must not slow down what is at work: while the engine has enough to do, headers can wait."""
 
 _ENVIRONMENT = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
 """All that ffmpeg sees of ours: no keys, and no FFREPORT, which would have it write a log."""
@@ -114,17 +118,19 @@ class FFmpeg:
         cpu_s: float,
         file_size_bytes: int | None = None,
         memory_bytes: int | None = None,
+        nice: int = AT_WORK_NICE,
         on_stderr_line: Callable[[str], None] | None = None,
     ) -> Finished:
         """Run ffmpeg with *arguments* and wait for its end. Its stdin is empty and its stdout goes nowhere.
 
         Limits: seconds of wall clock and of CPU, the largest file it may write, its address space (where the system
-        can limit that). *on_stderr_line* gets each line as it comes, cut at 4 KiB. Whatever ends this call early
-        (time, cancellation, an exception of *on_stderr_line*) kills the child and all it started, and waits for that.
+        can limit that); *nice* is its priority. *on_stderr_line* gets each line as it comes, cut at 4 KiB. Whatever
+        ends this call early (time, cancellation, an exception of *on_stderr_line*) kills the child and all it started,
+        and waits for that.
 
         Raises MediaTimeout when either time is used up.
         """
-        process = await self._start(arguments, self._command(cpu_s, file_size_bytes, memory_bytes))
+        process = await self._start(arguments, self._command(cpu_s, file_size_bytes, memory_bytes, nice))
         try:
             async with asyncio.timeout(wall_s):
                 assert process.stderr is not None
@@ -148,7 +154,8 @@ class FFmpeg:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,
+                # NOTE: no session of its own: Linux shares the cores evenly among sessions, whatever their priorities.
+                process_group=0,
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
                 | {"LC_ALL": "C", "AV_LOG_FORCE_NOCOLOR": "1"},
             )
@@ -157,14 +164,14 @@ class FFmpeg:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):
-                await _kill(await _undisturbed(starting))
+                await _kill(await undisturbed(starting))
             raise
 
-    def _command(self, cpu_s: float, file_size_bytes: int | None, memory_bytes: int | None) -> list[str]:
+    def _command(self, cpu_s: float, file_size_bytes: int | None, memory_bytes: int | None, nice: int) -> list[str]:
         soft_s = math.ceil(cpu_s)
         blocks = "unlimited" if file_size_bytes is None else str(math.ceil(file_size_bytes / 512))
         kibibytes = "unlimited" if memory_bytes is None else str(memory_bytes // 1024)
-        limits = [str(soft_s), str(soft_s + _CPU_GRACE_S), blocks, kibibytes]
+        limits = [str(soft_s), str(soft_s + _CPU_GRACE_S), blocks, kibibytes, str(nice)]
         # The shell's own complaints about refused limits go nowhere; ffmpeg gets the real stderr back.
         script = f"exec 3>&2 2>/dev/null\n{_LIMITED}"
         return ["/bin/sh", "-c", script, "sh", *limits, str(self.path), "-nostdin", "-hide_banner"]
@@ -200,18 +207,7 @@ def _text(raw: bytes) -> str:
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill the child's whole session and wait until it has ended and its pipe is closed."""
+    """Kill the child and all it started, and wait until it has ended and its pipe is closed."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    await _undisturbed(asyncio.ensure_future(process.communicate()))
-
-
-async def _undisturbed(future: asyncio.Future[_T]) -> _T:
-    """The result of *future*, which is near, however often the waiting task is cancelled meanwhile.
-
-    Only while an exception is in flight, which then goes on. NOTE: a task group's cancellation arrives at every await.
-    """
-    while not future.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(future)
-    return future.result()
+    await undisturbed(asyncio.ensure_future(process.communicate()))

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import importlib.util
 import os
 import socket
@@ -71,6 +72,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with wired(chosen) as app.state.services:
             if bind is not None:
                 print(greeting(chosen, bind[1]), flush=True)
+            # What is there now stays: looking through all of it again and again would stall the event loop.
+            gc.collect()
+            gc.freeze()
             yield
 
     return assemble(lifespan)

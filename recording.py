@@ -24,7 +24,7 @@ from errors import (
     StorageFull,
     UnsupportedMedia,
 )
-from ffmpeg import FFmpeg, Finished, input_arguments, output_argument
+from ffmpeg import ARRIVING_NICE, FFmpeg, Finished, input_arguments, output_argument
 
 MEMORY_BYTES = 2 << 30
 """Address space of a run. The packaged binary with its threads needs under 0.4 GiB; long videos have large indexes."""
@@ -151,6 +151,7 @@ async def read_header(ffmpeg: FFmpeg, path: Path) -> Header:
         wall_s=_HEADER_WALL_S,
         cpu_s=_HEADER_CPU_S,
         memory_bytes=MEMORY_BYTES,
+        nice=ARRIVING_NICE,
         on_stderr_line=header.add,
     )
     if finished.returncode != 0 or not header.sample_rate:

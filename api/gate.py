@@ -34,7 +34,7 @@ class Patience:
     timeout_s: float | None
 
 
-def _patience(
+async def _patience(
     urgency: Annotated[
         Literal["interactive", "batch"] | None,
         Header(alias="X-Priority", description="batch: whoever waits for an answer goes first. Absent: interactive."),

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import median
+from typing import TypeVar
 
 from benchmarks.callers import Callers, Reply
 from benchmarks.experiment import MODEL, Aim, Plan, Report, say
@@ -14,9 +15,14 @@ from benchmarks.speech_set import Clip, SpeechSet, speech_dir, spread
 from benchmarks.tables import markdown
 
 AT_ONCE, ROOM = 20, 5
-MANY, FEW = 200, 5
+MANY, SOME, FEW = 200, 20, 5
+"""Requests of a key that floods, of one that has enough to do for as long as the other waits, and of that other."""
 QUICK_MANY = 30
+ROUNDS = 3
+"""Of each burst: five latencies alone make a poor median."""
 LOOK_EVERY_S = 0.05
+
+T = TypeVar("T")
 
 
 async def all_at_once(server: Server, clips: Sequence[tuple[Clip, str]]) -> tuple[list[Reply], int]:
@@ -37,6 +43,12 @@ async def all_at_once(server: Server, clips: Sequence[tuple[Clip, str]]) -> tupl
     return replies, await watching
 
 
+def mixed(theirs: Sequence[T], own: Sequence[T]) -> list[T]:
+    """*own* spread evenly among *theirs*, a multiple as many: one after each so many of theirs."""
+    share = len(theirs) // len(own)
+    return [one for number, last in enumerate(own) for one in (*theirs[number * share : (number + 1) * share], last)]
+
+
 def timeline(replies: Sequence[Reply], across: int = 60) -> str:
     """A line a request: dots where it waits, hashes where it is worked on."""
     end_s = max(reply.begun_s + reply.seconds for reply in replies)
@@ -55,24 +67,28 @@ def measure(plan: Plan) -> Report:
     with Server(MODEL, settings={"MAX_CONCURRENT_TRANSCRIPTIONS": str(ROOM)}) as server:
         server.hear(clips[0])
         twenty, at_work = asyncio.run(all_at_once(server, [(clip, server.key) for clip in spread(clips, AT_ONCE)]))
-    many = QUICK_MANY if plan.quick else MANY
-    say(f"turns: {many} of one key, {FEW} of another")
+    bursts = {"beside another key's": FEW, "among another key's": SOME, "behind another key's": MANY}
+    if plan.quick:
+        bursts["behind another key's"] = QUICK_MANY
+    few: dict[str, list[Reply]] = {burst: [] for burst in bursts}
+    many: list[Reply] = []
     first, second = "a" * 32, "b" * 32
-    keys = {"API_KEYS": f"{first},{second}", "MAX_QUEUE_LENGTH": str(2 * many)}
-    asked = [(clips[number % len(clips)], first) for number in range(many)]
-    own = [(clips[number % len(clips)], second) for number in range(FEW)]
+    keys = {"API_KEYS": f"{first},{second}", "MAX_QUEUE_LENGTH": str(2 * MANY)}
+    own = [(clip, second) for clip in clips[:FEW]]
     with Server(MODEL, settings=keys) as server:
         asyncio.run(all_at_once(server, own))
-        shared, _ = asyncio.run(all_at_once(server, own + [(clip, first) for clip, _ in own]))
-        behind, _ = asyncio.run(all_at_once(server, asked + own))
-    flood, few = behind[:many], behind[many:]
+        for _ in range(1 if plan.quick else ROUNDS):
+            for burst, others in bursts.items():
+                say(f"turns: {FEW} requests {burst} {others}")
+                theirs = [(clips[number % len(clips)], first) for number in range(others)]
+                replies, _ = asyncio.run(all_at_once(server, mixed(theirs, own)))
+                few[burst] += replies[others // FEW :: others // FEW + 1]
+                many = [reply for number, reply in enumerate(replies, 1) if number % (others // FEW + 1)]
     answered = sum(reply.status == 200 for reply in twenty)
-    ratio = median(reply.seconds for reply in few) / median(reply.seconds for reply in shared[:FEW])
-    rows = [
-        ["5 requests beside another key's 5", *_latencies(shared[:FEW])],
-        [f"5 requests behind another key's {many}", *_latencies(few)],
-        [f"those {many}", *_latencies(flood)],
-    ]
+    medians_s = {others: median(reply.seconds for reply in few[burst]) for burst, others in bursts.items()}
+    flood = bursts["behind another key's"]
+    rows = [[f"{FEW} requests {burst} {others}", *_latencies(few[burst])] for burst, others in bursts.items()]
+    rows.append([f"those {flood}", *_latencies(many)])
     return Report(
         "Turns at the gate",
         [
@@ -83,10 +99,15 @@ def measure(plan: Plan) -> Report:
         [
             Aim(f"of {AT_ONCE} at once, answered", answered, least=AT_ONCE, unit=""),
             Aim("most at work at one time", at_work, least=ROOM, most=ROOM, unit=""),
-            Aim(f"5 requests behind another key's {many}, over 5 beside another key's 5", ratio, most=1.5),
-            Aim(f"of the {many}, answered", sum(reply.status == 200 for reply in flood), least=many, unit=""),
+            Aim(
+                f"{FEW} requests behind another key's {flood}, over {FEW} among another key's {SOME}",
+                medians_s[flood] / medians_s[SOME],
+                most=1.5,
+            ),
+            Aim(f"of the {flood}, answered", sum(reply.status == 200 for reply in many), least=flood, unit=""),
         ],
-        {"twenty": [asdict(reply) for reply in twenty], "behind": [asdict(reply) for reply in behind]},
+        {"twenty": [asdict(reply) for reply in twenty]}
+        | {burst: [asdict(reply) for reply in replies] for burst, replies in few.items()},
     )
 
 

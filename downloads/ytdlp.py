@@ -43,7 +43,7 @@ async def ask_child(
         cwd=folder,
         env=_environment(folder, request["proxy"]),
         limit=_MAX_LINE_BYTES,
-        start_new_session=True,
+        process_group=0,
     )
     assert child.stdin is not None
     assert child.stdout is not None

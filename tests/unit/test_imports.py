@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 LAYERS = (
-    ("errors", "settings", "cgroup", "turns", "throughput", "key_limits"),
+    ("errors", "settings", "cgroup", "turns", "throughput", "key_limits", "undisturbed"),
     ("transcription.core", "transcription.placement", "transcription.languages"),
     ("memory", "cores", "limits", "classic", "waiting", "transcription.vitals"),
     ("reservation",),
