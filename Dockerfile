@@ -37,6 +37,7 @@ WORKDIR /app
 COPY *.py ./
 COPY api api
 COPY downloads downloads
+COPY jobs jobs
 COPY transcription transcription
 COPY deploy/container.py deploy/container.py
 EXPOSE 8000

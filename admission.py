@@ -92,13 +92,22 @@ class AdmissionController:
         timeout_s: float | None = None,
         no_wait: bool = False,
         counted: bool = True,
+        accepted: bool = False,
+        on_granted: Callable[[], None] | None = None,
     ) -> Reservation:
-        """A place for one request, before its body is read; use it as a context manager.
+        """A place for one request, before its body is read; use it as a context manager. *accepted*: a job whose caller
+        was told that it will be done, which nothing but a stop refuses. *on_granted* hears when its turn has come.
 
         Raises ShuttingDown, KeyBusy, QuotaUsed, QueueFull, DeadlineTooNear: whoever is refused has cost nothing.
         """
         if self._closed:
             raise ShuttingDown
+        if accepted:
+            made = Reservation(
+                self, work, key, priority, None, no_wait=False, counted=False, accepted=True, on_granted=on_granted
+            )
+            self.lanes[work].arrive(made)
+            return made
         if counted and self.keys.requests_left(key) == 0:
             raise KeyBusy(retry_after_s=retry_after_s(self.lanes[Work.TRANSCRIPTION].one_ends_in_s()))
         if work is Work.TRANSCRIPTION:
@@ -117,6 +126,13 @@ class AdmissionController:
         if counted:
             self.keys.begin(key)
         return made
+
+    def check_accepts(self, work: Work, key: str, amount: float = 0.0) -> None:
+        """Whether a job of that key may be handed in, to be done later. Raises ShuttingDown, QuotaUsed."""
+        if self._closed:
+            raise ShuttingDown
+        if work is Work.TRANSCRIPTION:
+            self._check_quota(key, amount)
 
     def expected_wait_s(self, work: Work, key: str = "", priority: int = 0) -> float | None:
         """How long a newcomer would wait: 0 where a slot is free, if only for clips; None where no speed is known."""
@@ -165,11 +181,14 @@ class AdmissionController:
             expected_s = lane.backlog_s(reservation.key, reservation.priority)
             raise QueueTimeout(retry_after_s=retry_after_s(expected_s)) from None
         reservation.wait_s = self._clock() - begun
+        reservation.at_work = True
         lane.let_in(reservation)
         if reservation.work is Work.TRANSCRIPTION:
             self.keys.charge(reservation.key, reservation.amount)
         if self._on_granted:
             self._on_granted(reservation.work, reservation.wait_s)
+        if reservation.on_granted:
+            reservation.on_granted()
         lane.call_next(self._clock())
 
     def _check_again(self, reservation: Reservation, costs: Mapping[str, int]) -> None:
@@ -180,6 +199,8 @@ class AdmissionController:
         lane, key = self.lanes[reservation.work], reservation.key
         for device, amount in costs.items():
             self.memory[device].check(amount)
+        if reservation.accepted:
+            return
         if reservation.work is Work.TRANSCRIPTION:
             self._check_quota(key, reservation.amount)
         free = lane.free if reservation.short else lane.free_for_long
@@ -198,7 +219,7 @@ class AdmissionController:
 
     def _patience_s(self, reservation: Reservation) -> float | None:
         """How long it may still wait."""
-        limits_s = [self.bounds.timeout_s] if self.bounds.timeout_s else []
+        limits_s = [self.bounds.timeout_s] if self.bounds.timeout_s and not reservation.accepted else []
         if reservation.deadline is not None:
             limits_s.append(max(0.0, reservation.deadline - self._clock()))
         return min(limits_s, default=None)

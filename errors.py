@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class ServiceError(Exception):
@@ -227,6 +228,51 @@ class DeadlineTooNear(ServiceError):
     status, code = 503, "DEADLINE_TOO_NEAR"
 
 
+# --- jobs ------------------------------------------------------------------------------------------------------------
+
+
+class JobNotFound(ServiceError):
+    """There is no job of that id."""
+
+    status, code = 404, "JOB_NOT_FOUND"
+
+
+class JobNotOver(ServiceError):
+    """The job has no result yet: look at its state, or follow its events."""
+
+    status, code = 409, "JOB_NOT_FINISHED"
+
+
+class JobCancelled(ServiceError):
+    """The job was cancelled, and has no result."""
+
+    status, code = 409, "JOB_CANCELLED"
+
+
+class NotRetryable(ServiceError):
+    """Only a job that has failed or was cancelled can be tried again."""
+
+    status, code = 409, "NOT_RETRYABLE"
+
+
+class UploadGone(ServiceError):
+    """What was uploaded for this job has been removed: send it again."""
+
+    status, code = 410, "UPLOAD_GONE"
+
+
+class IdempotencyConflict(ServiceError):
+    """The Idempotency-Key was used before, for another request."""
+
+    status, code = 409, "IDEMPOTENCY_CONFLICT"
+
+
+class StoreUnavailable(ServiceError):
+    """The database that keeps the jobs does not answer."""
+
+    status, code = 503, "STORE_UNAVAILABLE"
+
+
 # --- the engine ------------------------------------------------------------------------------------------------------
 
 
@@ -276,3 +322,24 @@ class ConfigurationError(ServiceError):
     """The service cannot start with these settings."""
 
     code = "CONFIGURATION_ERROR"
+
+
+# --- kept and brought back -------------------------------------------------------------------------------------------
+
+
+def told_of(error: ServiceError) -> dict[str, Any]:
+    """*error* as a job keeps it."""
+    return {"code": error.code, "status": error.status, "message": error.message}
+
+
+def raised_again(told: Mapping[str, Any]) -> ServiceError:
+    """The error that `told_of` was given."""
+    kind = _by_code().get(str(told.get("code")), ServiceError)
+    return kind(str(told.get("message") or "") or None)
+
+
+def _by_code() -> dict[str, type[ServiceError]]:
+    kinds = [ServiceError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return {kind.code: kind for kind in reversed(kinds)}

@@ -9,6 +9,7 @@ import dataclasses
 import gc
 import importlib.util
 import os
+import secrets
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,6 +21,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
+from sqlalchemy import make_url
 
 import prices
 import telemetry
@@ -34,6 +36,16 @@ from downloads.media import MediaStore
 from downloads.urls import AddressPolicy
 from errors import ConfigurationError, ServiceError
 from ffmpeg import FFmpeg
+from jobs.bells import Bells
+from jobs.crew import Crew
+from jobs.database import Database
+from jobs.desk import Desk
+from jobs.leases import LEASE_S, Leases
+from jobs.reaper import reap
+from jobs.runner import POLL_S, Runner
+from jobs.store import JobStore
+from jobs.uploads import UploadStore
+from jobs.webhooks import Webhooks
 from limits import MemorySemaphore
 from memory import MemoryReading, cuda_memory, memory_events, mps_memory, own_bytes, pressure, read_ram
 from memory_watch import MemoryView, MemoryWatch
@@ -68,7 +80,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             # uvicorn's command line decides where it listens, whatever HOST says.
             chosen = chosen.model_copy(update={"host": bind[0], "port": bind[1]})
         chosen.check()
-        telemetry.configure(chosen.log_level, hidden=_secrets(chosen))
+        telemetry.configure(chosen.log_level, hidden=secrets_of(chosen))
         async with wired(chosen) as app.state.services:
             if bind is not None:
                 print(greeting(chosen, bind[1]), flush=True)
@@ -90,8 +102,12 @@ def read_settings() -> Settings:
 
 
 @contextlib.asynccontextmanager
-async def wired(settings: Settings) -> AsyncIterator[Services]:
-    """All parts of one server, made from plain values, closed in the opposite order."""
+async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIterator[Services]:
+    """All parts of one server, made from plain values, closed in the opposite order.
+
+    *does_jobs*: with engines, and a runner that uses them; None: as the settings say.
+    """
+    does_jobs = settings.does_jobs if does_jobs is None else does_jobs
     async with contextlib.AsyncExitStack() as stack:
         try:
             settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -124,7 +140,7 @@ async def wired(settings: Settings) -> AsyncIterator[Services]:
         engines = await stack.enter_async_context(
             Replicas(
                 lambda name: Weights(library.ensure(name), sizes.weights_bytes(name)),
-                sizes.placements,
+                sizes.placements if does_jobs else (),
                 model=default_model,
                 model_ttl_s=settings.model_ttl_s,
                 log_level=settings.log_level,
@@ -134,6 +150,25 @@ async def wired(settings: Settings) -> AsyncIterator[Services]:
         metrics.show(State(admission, watch, engines, engines_bytes=sizes.engine_bytes))
         planner = BatchPlanner(sizes.batch_size, sizes.batch_s, smaller=sizes.smaller_batches, together=sizes.together)
         scheduler = await stack.enter_async_context(SegmentScheduler(engines.engines, planner, metrics.batch))
+        transcriber = Transcriber(
+            ffmpeg,
+            SpeechCutter(),
+            engines,
+            scheduler,
+            work_dir=settings.work_path,
+            max_duration_s=settings.max_duration_s,
+            max_decodes=available_cores(),
+        )
+        fetcher = Fetcher(
+            proxy=proxy,
+            ffmpeg_path=ffmpeg.path,
+            max_bytes=settings.max_download_mb * MIB,
+            timeout_s=settings.download_timeout_s,
+        )
+        crew = Crew(transcriber, fetcher, media, ffmpeg, admission, max_duration_s=settings.max_duration_s)
+        desk = await stack.enter_async_context(
+            job_desk(settings, crew, media, admission, metrics, alone=first, does_jobs=does_jobs)
+        )
         yield Services(
             keys=keys,
             admission=admission,
@@ -142,29 +177,16 @@ async def wired(settings: Settings) -> AsyncIterator[Services]:
             sizes=sizes,
             seen=ledger,
             engine=engines,
-            transcriber=Transcriber(
-                ffmpeg,
-                SpeechCutter(),
-                engines,
-                scheduler,
-                work_dir=settings.work_path,
-                max_duration_s=settings.max_duration_s,
-                max_decodes=available_cores(),
-            ),
+            desk=desk,
+            webhooks=Webhooks(),
+            transcriber=transcriber,
             library=library,
             media=media,
-            fetcher=Fetcher(
-                proxy=proxy,
-                ffmpeg_path=ffmpeg.path,
-                max_bytes=settings.max_download_mb * MIB,
-                timeout_s=settings.download_timeout_s,
-            ),
-            ffmpeg=ffmpeg,
+            fetcher=fetcher,
             work_folder=settings.work_path,
             default_model=default_model,
             default_beam_size=settings.beam_size,
             max_upload_bytes=settings.max_upload_mb * MIB,
-            max_duration_s=settings.max_duration_s,
         )
 
 
@@ -209,6 +231,53 @@ def gate(settings: Settings, ram: MemoryReading, sizes: Sizing, metrics: Metrics
     )
 
 
+@contextlib.asynccontextmanager
+async def job_desk(
+    settings: Settings,
+    crew: Crew,
+    media: MediaStore,
+    admission: AdmissionController,
+    metrics: Metrics,
+    *,
+    alone: bool,
+    does_jobs: bool,
+) -> AsyncIterator[Desk]:
+    """Where jobs are handed in, and this process's runner behind it. *alone*: nobody else has ever done jobs here who
+    still lives, as far as they share no database with other machines."""
+    publisher = await stack_publisher(settings)
+    database = Database(settings.database)
+    owner = f"{socket.gethostname()[:40]}:{secrets.token_hex(8)}"
+    leases, bells = Leases(database, owner), Bells()
+    store = JobStore(database, lease_s=LEASE_S, max_queued=settings.max_queued_jobs)
+    uploads = UploadStore(settings.upload_path)
+    try:
+        await asyncio.to_thread(database.migrate)
+        if alone and not database.is_shared:
+            await asyncio.to_thread(leases.expire, all_owners=True)
+        runner = Runner(
+            store,
+            leases,
+            crew,
+            uploads,
+            admission,
+            bells,
+            work_folder=settings.work_path,
+            poll_s=POLL_S,
+            grace_s=settings.shutdown_grace_s,
+            on_transcript=metrics.transcribed,
+        )
+        async with runner:
+            desk = Desk(store, leases, uploads, media, bells, runner)
+            reaping = asyncio.create_task(reap(leases, desk.tell, republishes=False), name="reaper")
+            try:
+                yield desk
+            finally:
+                reaping.cancel()
+                await asyncio.gather(reaping, return_exceptions=True)
+    finally:
+        database.close()
+
+
 def look(settings: Settings) -> MemoryView:
     """One look at the memory of all devices."""
     devices = {prices.MEMORY: read_ram(limit_bytes=settings.memory_limit_mb * MIB)}
@@ -231,9 +300,10 @@ def _key_file(settings: Settings) -> Path:
     return settings.data_dir.resolve() / "api-key"
 
 
-def _secrets(settings: Settings) -> list[str]:
-    secrets = [*settings.api_keys, *([settings.hf_token] if settings.hf_token else [])]
-    return [secret.get_secret_value() for secret in secrets]
+def secrets_of(settings: Settings) -> list[str]:
+    hidden = [*settings.api_keys, *([settings.hf_token] if settings.hf_token else [])]
+    password = make_url(settings.database).password
+    return [*(secret.get_secret_value() for secret in hidden), *([str(password)] if password else [])]
 
 
 def greeting(settings: Settings, port: int) -> str:
@@ -298,6 +368,7 @@ class _Server(uvicorn.Server):
         """What waits is sent home at once; what is at work has its grace."""
         if services := getattr(self._app.state, "services", None):
             services.admission.close()
+            services.desk.close()
         await super().shutdown(sockets)
 
 
@@ -308,7 +379,7 @@ def serve() -> None:
         settings.check()
     except ConfigurationError as error:
         sys.exit(error.message)
-    telemetry.configure(settings.log_level, hidden=_secrets(settings))
+    telemetry.configure(settings.log_level, hidden=secrets_of(settings))
     app = create_app(settings)
     config = uvicorn.Config(
         app,

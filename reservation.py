@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
@@ -53,6 +53,11 @@ class Reservation:
     no_wait: bool
     counted: bool
     """Whether it counts among its key's requests; not, where it is a part of one."""
+    accepted: bool = False
+    """Its caller was told that it will be done: it is neither refused nor sent home, however long the line is."""
+    on_granted: Callable[[], None] | None = None
+    at_work: bool = False
+    """Whether it has been granted."""
     amount: float = 0.0
     """Of work: seconds of audio, or 1 for a download or an extraction."""
     done: float = 0.0

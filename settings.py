@@ -93,6 +93,13 @@ class Settings(BaseSettings):
     batch_keys: Annotated[tuple[SecretStr, ...], CommaSeparated] = Field(
         (), description="Those of API_KEYS whose requests wait for everybody else's, comma-separated."
     )
+    database_url: SecretStr = Field(
+        SecretStr(""),
+        description="Where jobs are kept: postgresql://… for several machines. Default: DATA_DIR/jobs.db.",
+    )
+    max_queued_jobs: int = Field(
+        10_000, ge=0, description="Jobs that wait; the next is refused with 429. 0: no limit but the disk's."
+    )
     shutdown_grace_s: float = Field(
         8, ge=0, description="What runs at a stop may run on so long; Docker kills at 10 s."
     )
@@ -124,6 +131,16 @@ class Settings(BaseSettings):
     def work_path(self) -> Path:
         """PCM and uploads of the requests in flight; emptied at start."""
         return (self.data_dir / "work").resolve()
+
+    @property
+    def upload_path(self) -> Path:
+        """Uploads of jobs that are not over."""
+        return (self.data_dir / "uploads").resolve()
+
+    @property
+    def database(self) -> str:
+        """The jobs' database, as a URL."""
+        return self.database_url.get_secret_value() or f"sqlite:///{(self.data_dir / 'jobs.db').resolve()}"
 
     @property
     def is_loopback(self) -> bool:

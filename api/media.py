@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import Field
 
-import prices
-from api.fetching import fetch_into
 from api.files import described
-from api.gate import GATE_ERRORS, Patient, admitted
-from api.hangup import while_connected
-from api.parameters import Parameters, documentation, read_request
+from api.gate import GATE_ERRORS, Patient
+from api.handing_in import JOB_ERRORS, IdempotencyKey, JobParameters, Prefer, Wanted, handed_in
+from api.parameters import documentation
 from api.problems import InvalidParameters, responses
 from api.schemas import DownloadedFile, ExtractedFile
 from api.security import require_key
-from api.services import Services, services
+from api.services import services
 from api.uploads import MAX_FORM_BYTES, Upload
-from api.workplace import private_folder
-from downloads.extract import AudioFormat, ExtractOptions, extract
+from downloads.extract import AudioFormat, ExtractOptions
 from downloads.fetch import MediaKind
+from downloads.media import MediaFile
 from errors import (
     AmbiguousAudio,
     AudioTooLong,
@@ -44,12 +41,13 @@ from errors import (
     UnsupportedMedia,
     UploadTooLarge,
 )
-from reservation import Reservation, Work
+from jobs.crew import DOWNLOAD_OPTIONS, EXTRACT_OPTIONS, DownloadOptions, Outcome
+from reservation import Work
 
 router = APIRouter(tags=["media"], dependencies=[Depends(require_key)])
 
 
-class DownloadParameters(Parameters):
+class DownloadParameters(JobParameters):
     url: str | None = Field(None, description="A link to audio or video, or to a page that holds it.")
     kind: MediaKind = Field(MediaKind.AUDIO, description="audio: the best sound alone; video: with pictures.")
     format: str | None = Field(
@@ -61,7 +59,7 @@ class DownloadParameters(Parameters):
     max_height: int | None = Field(None, ge=100, le=4320, description="Lines of the picture at most, for video.")
 
 
-class ExtractParameters(Parameters):
+class ExtractParameters(JobParameters):
     video_file: str | None = Field(None, description="Id or path of a file on the server, as /download returns it.")
     format: AudioFormat = Field(AudioFormat.MP3, description="Container and codec of the result.")
     sample_rate: int | None = Field(None, ge=8000, le=192_000, description="Hertz; absent: as in the source.")
@@ -74,23 +72,28 @@ class ExtractParameters(Parameters):
     summary="Fetch the media behind a link",
     responses=responses(
         *(Unauthorized, InvalidRequest, InvalidLink, LinkNotAllowed, NoMediaAtLink, DownloadFailed, DownloadTooLarge),
-        *(DownloadTimeout, UploadTooLarge, ShuttingDown, StorageFull, NotReady, *GATE_ERRORS),
+        *(DownloadTimeout, UploadTooLarge, ShuttingDown, StorageFull, NotReady, *GATE_ERRORS, *JOB_ERRORS),
     ),
     openapi_extra=documentation(
         DownloadParameters, example={"url": "https://example.com/talk.mp4", "kind": "audio"}, required=["url"]
     ),
 )
-async def download(request: Request, patience: Patient) -> DownloadedFile:
+async def download(
+    request: Request, patience: Patient, idempotency_key: IdempotencyKey = None, prefer: Prefer = None
+) -> Response:
     """The file stays on the server; give its `id` to /transcribe as `audio_file`."""
-    parts = services(request)
-    async with admitted(request, Work.DOWNLOAD, patience) as place:
-        with private_folder(parts.work_folder) as folder:
-            asked, upload = await read_request(
-                request, DownloadParameters, folder / "upload", MAX_FORM_BYTES, check=_link_of
-            )
-            if upload is not None:
-                raise InvalidParameters([("file", "not taken here; send it to /transcribe or /extract-audio")])
-            return await while_connected(request, _download(parts, asked, folder, place))
+    return await handed_in(
+        request,
+        Work.DOWNLOAD,
+        patience,
+        idempotency_key,
+        prefer,
+        DownloadParameters,
+        max_bytes=MAX_FORM_BYTES,
+        check=_link_of,
+        want=_wanted_download,
+        answer=_answer_download,
+    )
 
 
 def _link_of(asked: DownloadParameters) -> str:
@@ -99,27 +102,22 @@ def _link_of(asked: DownloadParameters) -> str:
     return asked.url
 
 
-async def _download(parts: Services, asked: DownloadParameters, folder: Path, place: Reservation) -> DownloadedFile:
-    fetched = await fetch_into(
-        folder,
-        parts.fetcher,
-        _link_of(asked),
-        place,
-        kind=asked.kind,
-        format=asked.format,
-        max_height=asked.max_height,
-    )
-    media = parts.media.add(
-        fetched.path,
-        name=fetched.name,
-        media_type=fetched.media_type,
-        duration_s=fetched.duration_s,
-        title=fetched.title,
-        extractor=fetched.extractor,
-        source=fetched.source,
-    )
+def _wanted_download(asked: DownloadParameters, upload: Upload | None) -> Wanted:
+    if upload is not None:
+        raise InvalidParameters([("file", "not taken here; send it to /transcribe or /extract-audio")])
+    options = DownloadOptions(asked.kind, asked.format, asked.max_height)
+    return Wanted({"url": _link_of(asked)}, DOWNLOAD_OPTIONS.dump_python(options, mode="json"))
+
+
+async def _answer_download(_: DownloadParameters, outcome: Outcome) -> Response:
+    assert isinstance(outcome, MediaFile)
+    return JSONResponse(downloaded(outcome).model_dump(mode="json"))
+
+
+def downloaded(media: MediaFile) -> DownloadedFile:
+    """What /download answers."""
     stored = described(media)
-    return DownloadedFile(**stored.model_dump(), title=fetched.title, extractor=fetched.extractor, audio_file=stored.id)
+    return DownloadedFile(**stored.model_dump(), title=media.title, extractor=media.extractor, audio_file=stored.id)
 
 
 @router.post(
@@ -128,7 +126,7 @@ async def _download(parts: Services, asked: DownloadParameters, folder: Path, pl
     responses=responses(
         *(Unauthorized, InvalidRequest, NoAudio, AmbiguousAudio, MediaNotFound, PathNotAllowed, UploadTooLarge),
         *(AudioTooLong, EmptyMedia, UnsupportedMedia, NoAudioStream, MediaTimeout, ShuttingDown, StorageFull, NotReady),
-        *GATE_ERRORS,
+        *(*GATE_ERRORS, *JOB_ERRORS),
     ),
     openapi_extra=documentation(
         ExtractParameters,
@@ -136,21 +134,23 @@ async def _download(parts: Services, asked: DownloadParameters, folder: Path, pl
         file="The video, or audio to be converted.",
     ),
 )
-async def extract_audio(request: Request, patience: Patient) -> ExtractedFile:
+async def extract_audio(
+    request: Request, patience: Patient, idempotency_key: IdempotencyKey = None, prefer: Prefer = None
+) -> Response:
     """Send exactly one of `file` and `video_file`."""
     parts = services(request)
-    async with admitted(request, Work.EXTRACTION, patience) as place:
-        with private_folder(parts.work_folder) as folder:
-            asked, upload = await read_request(
-                request, ExtractParameters, folder / "upload", parts.max_upload_bytes, check=_extract_options
-            )
-            if upload is None and asked.video_file is None:
-                raise NoAudio("No video was given: send a file, or name one with video_file.")
-            if upload is not None and asked.video_file is not None:
-                raise AmbiguousAudio("Both file and video_file were given: send exactly one.")
-            if upload is not None and upload.bytes == 0:
-                raise EmptyMedia
-            return await while_connected(request, _extract(parts, asked, upload, folder, place))
+    return await handed_in(
+        request,
+        Work.EXTRACTION,
+        patience,
+        idempotency_key,
+        prefer,
+        ExtractParameters,
+        max_bytes=parts.max_upload_bytes,
+        check=_extract_options,
+        want=_wanted_extraction,
+        answer=_answer_extraction,
+    )
 
 
 def _extract_options(asked: ExtractParameters) -> ExtractOptions:
@@ -159,22 +159,23 @@ def _extract_options(asked: ExtractParameters) -> ExtractOptions:
     )
 
 
-async def _extract(
-    parts: Services, asked: ExtractParameters, upload: Upload | None, folder: Path, place: Reservation
-) -> ExtractedFile:
-    source = upload.path if upload is not None else parts.media.resolve(asked.video_file or "")
-    name = Path(upload.name or "audio").stem if upload is not None else source.stem
-    target = folder / f"audio.{asked.format}"
-    await place.granted({prices.MEMORY: prices.FFMPEG_BYTES})
-    made = await extract(
-        parts.ffmpeg, source, target, options=_extract_options(asked), max_duration_s=parts.max_duration_s
-    )
-    media = parts.media.add(
-        target,
-        name=f"{name}.{asked.format}",
-        media_type=made.media_type,
-        duration_s=made.duration_s,
-        title=made.title,
-    )
+def _wanted_extraction(asked: ExtractParameters, upload: Upload | None) -> Wanted:
+    if upload is None and asked.video_file is None:
+        raise NoAudio("No video was given: send a file, or name one with video_file.")
+    if upload is not None and asked.video_file is not None:
+        raise AmbiguousAudio("Both file and video_file were given: send exactly one.")
+    if upload is not None and upload.bytes == 0:
+        raise EmptyMedia
+    options = EXTRACT_OPTIONS.dump_python(_extract_options(asked), mode="json")
+    return Wanted({"name": upload.name} if upload else {"file": asked.video_file}, options)
+
+
+async def _answer_extraction(_: ExtractParameters, outcome: Outcome) -> Response:
+    assert isinstance(outcome, MediaFile)
+    return JSONResponse(extracted(outcome).model_dump(mode="json"))
+
+
+def extracted(media: MediaFile) -> ExtractedFile:
+    """What /extract-audio answers."""
     stored = described(media)
     return ExtractedFile(**stored.model_dump(), audio_file=stored.id)

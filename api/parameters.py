@@ -60,7 +60,9 @@ def parse(model: type[P], pairs: Pairs) -> P:
 def _unknown(name: str, known: Iterable[str]) -> str:
     if name == "file":
         return "must be sent as a file (curl: -F file=@recording.mp3)"
-    nearest = difflib.get_close_matches(name, known := list(known), 1, 0.5)
+    known = list(known)
+    # Who writes "model" means model_size, though mode is nearer.
+    nearest = [one for one in known if one.startswith(f"{name}_")] or difflib.get_close_matches(name, known, 1, 0.5)
     return (
         f"unknown parameter; did you mean {nearest[0]}?"
         if nearest

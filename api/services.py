@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -11,22 +10,15 @@ from fastapi import Request
 
 from admission import AdmissionController
 from api.keys import Keys
-from downloads.fetch import Fetched, MediaKind
 from downloads.media import MediaStore
-from ffmpeg import FFmpeg
+from jobs.crew import Fetcher, Transcriber
+from jobs.desk import Desk
+from jobs.webhooks import Webhooks
 from memory_watch import MemoryWatch
 from metrics import Metrics
-from reservation import Reservation
-from transcription.core import Transcript, TranscriptionOptions
 from transcription.models import ModelLibrary
 from transcription.seen_memory import SeenMemory
 from transcription.sizing import Sizing
-
-
-class Transcriber(Protocol):
-    """Turns a file into a transcript, when its place's turn comes. Cancelling stops it and removes what it wrote."""
-
-    async def run(self, source: Path, options: TranscriptionOptions, reservation: Reservation) -> Transcript: ...
 
 
 class EngineStatus(Protocol):
@@ -36,21 +28,6 @@ class EngineStatus(Protocol):
         """Raises NotReady with the reason."""
 
     def loaded(self) -> list[str]: ...
-
-
-class Fetcher(Protocol):
-    """Brings the media behind a link into *folder*."""
-
-    async def fetch(
-        self,
-        url: str,
-        folder: Path,
-        *,
-        kind: MediaKind = ...,
-        format: str | None = ...,
-        max_height: int | None = ...,
-        on_progress: Callable[..., None] | None = ...,
-    ) -> Fetched: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +41,17 @@ class Services:
     sizes: Sizing
     seen: SeenMemory
     engine: EngineStatus
+    desk: Desk
+    webhooks: Webhooks
     transcriber: Transcriber
     library: ModelLibrary
     media: MediaStore
     fetcher: Fetcher
-    ffmpeg: FFmpeg
     work_folder: Path
     """Requests make their private folders in it and remove them when they end."""
     default_model: str
     default_beam_size: int
     max_upload_bytes: int
-    max_duration_s: float
 
 
 def services(request: Request) -> Services:

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import time
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field, StringConstraints, field_validator
 
-from api.fetching import fetch_into
-from api.gate import GATE_ERRORS, Patient, admitted
-from api.hangup import while_connected
-from api.parameters import Parameters, documentation, read_request
+from api.gate import GATE_ERRORS, Patient
+from api.handing_in import JOB_ERRORS, IdempotencyKey, JobParameters, Prefer, Wanted, handed_in
+from api.parameters import documentation
 from api.problems import responses
 from api.schemas import TRANSCRIPTION_RESPONSES
 from api.security import require_key
 from api.services import Services, services
 from api.uploads import Upload
-from api.workplace import private_folder
 from errors import (
     AmbiguousAudio,
     AudioTooLong,
@@ -54,7 +49,8 @@ from errors import (
     VoiceActivityUnavailable,
     WorkerCrashed,
 )
-from reservation import Reservation, Work
+from jobs.crew import OPTIONS, Outcome
+from reservation import Work
 from telemetry import current_request_id
 from transcription import formats, languages, models
 from transcription.core import (
@@ -70,7 +66,7 @@ router = APIRouter(tags=["transcription"])
 Prompt = Annotated[str, StringConstraints(max_length=1000)]
 
 
-class TranscribeParameters(Parameters):
+class TranscribeParameters(JobParameters):
     audio_file: str | None = Field(
         None, description="Id or path of a file on the server, as /download and /extract-audio return it."
     )
@@ -93,6 +89,10 @@ class TranscribeParameters(Parameters):
         None, description="Text that sets spelling and style, at most 1000 characters."
     )
     vad: VoiceActivity = Field(VoiceActivity.SILERO, description="Which model finds the speech; none: all is decoded.")
+
+    reuse: bool = Field(
+        False, description="Take the transcript that this key has had made, or is having made, of the same samples."
+    )
 
     @field_validator("model_size")
     @classmethod
@@ -152,7 +152,7 @@ def options_of(asked: TranscribeParameters, *, default_model: str, default_beam_
         *(VoiceActivityUnavailable, MediaNotFound, PathNotAllowed, UploadTooLarge, AudioTooLong, EmptyMedia),
         *(UnsupportedMedia, NoAudioStream, MediaTimeout, InvalidLink, LinkNotAllowed, NoMediaAtLink, DownloadFailed),
         *(DownloadTooLarge, DownloadTimeout, WorkerCrashed, OutOfMemory, GpuOutOfMemory, EngineFailed, NotReady),
-        *(ShuttingDown, StorageFull, *GATE_ERRORS),
+        *(ShuttingDown, StorageFull, *GATE_ERRORS, *JOB_ERRORS),
     ),
     openapi_extra=documentation(
         TranscribeParameters,
@@ -160,21 +160,23 @@ def options_of(asked: TranscribeParameters, *, default_model: str, default_beam_
         file="The recording: audio or video in any usual format.",
     ),
 )
-async def transcribe(request: Request, patience: Patient) -> Response:
+async def transcribe(
+    request: Request, patience: Patient, idempotency_key: IdempotencyKey = None, prefer: Prefer = None
+) -> Response:
     """Send exactly one of `file`, `audio_file` and `url`."""
     parts = services(request)
-    async with admitted(request, Work.TRANSCRIPTION, patience) as place:
-        with private_folder(parts.work_folder) as folder:
-            check = partial(_fitting_options, parts=parts)
-            asked, upload = await read_request(
-                request, TranscribeParameters, folder / "upload", parts.max_upload_bytes, check
-            )
-            check_source(asked, upload)
-            options = check(asked)
-            transcript = await while_connected(request, _transcript(parts, asked, upload, options, folder, place))
-    parts.metrics.transcribed(transcript)
-    # A long recording's subtitles take a second of CPU: not on the event loop.
-    return await asyncio.to_thread(_answer, transcript, asked.response_format, current_request_id() or "")
+    return await handed_in(
+        request,
+        Work.TRANSCRIPTION,
+        patience,
+        idempotency_key,
+        prefer,
+        TranscribeParameters,
+        max_bytes=parts.max_upload_bytes,
+        check=partial(_fitting_options, parts=parts),
+        want=partial(_wanted, parts=parts),
+        answer=_answer,
+    )
 
 
 def _fitting_options(asked: TranscribeParameters, parts: Services) -> TranscriptionOptions:
@@ -184,33 +186,23 @@ def _fitting_options(asked: TranscribeParameters, parts: Services) -> Transcript
     return options
 
 
-def _answer(transcript: Transcript, response_format: ResponseFormat, request_id: str) -> Response:
+def _wanted(asked: TranscribeParameters, upload: Upload | None, parts: Services) -> Wanted:
+    check_source(asked, upload)
+    source = {"name": upload.name if upload else None, "file": asked.audio_file, "url": asked.url}
+    given = {name: value for name, value in source.items() if value is not None}
+    options = OPTIONS.dump_python(_fitting_options(asked, parts), mode="json")
+    return Wanted(given | {"response_format": asked.response_format}, options, asked.reuse)
+
+
+async def _answer(asked: TranscribeParameters, outcome: Outcome) -> Response:
+    assert isinstance(outcome, Transcript)
+    # A long recording's subtitles take a second of CPU: not on the event loop.
+    return await asyncio.to_thread(rendered, outcome, asked.response_format, current_request_id() or "")
+
+
+def rendered(transcript: Transcript, response_format: ResponseFormat, request_id: str) -> Response:
+    """*transcript* as its caller wants it written."""
     content = formats.render(transcript, response_format, request_id=request_id)
     if not isinstance(content, str):
         return JSONResponse(content)
     return Response(content, media_type=formats.media_type(response_format))
-
-
-async def _transcript(
-    parts: Services,
-    asked: TranscribeParameters,
-    upload: Upload | None,
-    options: TranscriptionOptions,
-    folder: Path,
-    place: Reservation,
-) -> Transcript:
-    if upload is not None:
-        return await parts.transcriber.run(upload.path, options, place)
-    if asked.audio_file is not None:
-        return await parts.transcriber.run(parts.media.resolve(asked.audio_file), options, place)
-    started = time.monotonic()
-    # A part of this request, with a line of its own: downloads are few at once.
-    with parts.admission.reserve(
-        Work.DOWNLOAD, place.key, place.priority, no_wait=place.no_wait, counted=False
-    ) as download:
-        fetched = await fetch_into(folder, parts.fetcher, asked.url or "", download)
-    download_s = time.monotonic() - started
-    transcript = await parts.transcriber.run(fetched.path, options, place)
-    timings_s = {"download": download_s, **transcript.timings_s}
-    timings_s["total"] = timings_s.get("total", 0.0) + download_s
-    return dataclasses.replace(transcript, timings_s=timings_s)

@@ -97,6 +97,10 @@ class Fetcher:
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
 
+    def check(self, url: str) -> None:
+        """Refuse what can be told from the link's text. Raises InvalidLink, LinkNotAllowed."""
+        check_link(url, self._proxy.policy)
+
     async def fetch(
         self,
         url: str,

@@ -14,14 +14,26 @@ from api.keys import Keys
 from api.services import Services
 from downloads.fetch import Fetched, MediaKind
 from downloads.media import MediaStore
+from downloads.urls import check_link
 from errors import NotReady
 from ffmpeg import FFmpeg
+from jobs.bells import Bells
+from jobs.crew import Crew
+from jobs.database import Database
+from jobs.desk import Desk
+from jobs.leases import LEASE_S, Leases
+from jobs.runner import Runner
+from jobs.store import JobStore
+from jobs.tables import metadata
+from jobs.uploads import UploadStore
+from jobs.webhooks import Webhooks
 from limits import MemorySemaphore
 from memory import MemoryReading
 from memory_watch import MemoryView, MemoryWatch
 from metrics import Metrics, State
 from reservation import Reservation, Work
-from transcription.core import Transcript, TranscriptionOptions, TranscriptSegment, Word
+from transcription.core import SAMPLE_RATE, Segment, Transcript, TranscriptionOptions, TranscriptSegment, Word
+from transcription.journal import SILENT, Journal
 from transcription.models import ModelLibrary, spec
 from transcription.seen_memory import SeenMemory
 from transcription.sizing import Sizing, Wish, sized
@@ -43,11 +55,19 @@ class FakeTranscriber:
         self.release.set()
         self.cancelled = False
 
-    async def run(self, source: Path, options: TranscriptionOptions, reservation: Reservation) -> Transcript:
+    async def measure(self, source: Path, key: str = "", priority: int = 0) -> float:
+        if self.error is not None:
+            raise self.error
+        return 10.0
+
+    async def run(
+        self, source: Path, options: TranscriptionOptions, reservation: Reservation, journal: Journal = SILENT
+    ) -> Transcript:
         self.runs.append((source, options))
         self.places.append(reservation)
         try:
             await reservation.granted({prices.MEMORY: 100 * MIB}, amount=10.0, short=True)
+            journal.begun(10.0)
             self.started.set()
             await self.release.wait()
         except asyncio.CancelledError:
@@ -58,6 +78,7 @@ class FakeTranscriber:
         text = " " + source.read_bytes().decode("utf-8", "replace")
         words = (Word(0.0, 0.9, text, 0.8),) if options.word_timestamps else None
         segment = TranscriptSegment(0, 0.0, 1.0, text, -0.2, 0.01, 1.1, 0.0, words)
+        journal.segment_heard(Segment(source, 0, SAMPLE_RATE, 0), segment)
         return Transcript(
             segments=(segment,),
             language=options.language or "en",
@@ -117,6 +138,9 @@ class FakeFetcher:
         self.release = asyncio.Event()
         self.release.set()
 
+    def check(self, url: str) -> None:
+        check_link(url)
+
     async def fetch(
         self,
         url: str,
@@ -159,6 +183,8 @@ class Parts:
     transcriber: FakeTranscriber
     engine: FakeEngine
     fetcher: FakeFetcher
+    runner: Runner
+    """Does what callers wait for; claims jobs once it is entered."""
 
     @property
     def work_folder(self) -> Path:
@@ -170,10 +196,27 @@ def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int 
     default_model = limits.pop("default_model", "base")
     sizes = make_sizes(limits.pop("memory_bytes", 16_384 * MIB))
     metrics = Metrics()
+    max_queued = limits.pop("max_queued", 0)
     admission = make_admission(metrics, **limits)
-    work, media = folder / "work", folder / "media"
+    work, media = folder / "work", MediaStore(folder / "media", (folder / "allowed",))
     work.mkdir()
     transcriber, engine, fetcher = FakeTranscriber(), FakeEngine(), FakeFetcher()
+    database, bells, uploads = make_database(folder), Bells(), UploadStore(folder / "uploads")
+    store, leases = JobStore(database, lease_s=LEASE_S, max_queued=max_queued), Leases(database, "here")
+    crew = Crew(transcriber, fetcher, media, FFmpeg.locate(""), admission, max_duration_s=3600.0)
+    runner = Runner(
+        store,
+        leases,
+        crew,
+        uploads,
+        admission,
+        bells,
+        work_folder=work,
+        poll_s=60.0,
+        grace_s=0.0,
+        on_transcript=metrics.transcribed,
+    )
+    desk = Desk(store, leases, uploads, media, bells, runner)
     memory = MemoryWatch(seen, admission)
     memory.view = seen()
     metrics.show(State(admission, memory, engine, engines_bytes=600 * MIB))
@@ -185,18 +228,31 @@ def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int 
         sizes=sizes,
         seen=SeenMemory(folder / "seen-memory.json"),
         engine=engine,
+        desk=desk,
+        webhooks=Webhooks(),
         transcriber=transcriber,
         library=ModelLibrary(folder / "models", downloads=False, hf_token=None),
-        media=MediaStore(media, (folder / "allowed",)),
+        media=media,
         fetcher=fetcher,
-        ffmpeg=FFmpeg.locate(""),
         work_folder=work,
         default_model=default_model,
         default_beam_size=5,
         max_upload_bytes=max_upload_bytes,
-        max_duration_s=3600.0,
     )
-    return Parts(services, transcriber, engine, fetcher)
+    return Parts(services, transcriber, engine, fetcher, runner)
+
+
+OPENED: list[Database] = []
+"""Databases of the test that is running: closed after it."""
+
+
+def make_database(folder: Path) -> Database:
+    """An empty one, with its tables: made from their description, as migrating takes ten times as long."""
+    database = Database(f"sqlite:///{folder / 'jobs.db'}")
+    OPENED.append(database)
+    with database.writing() as connection:
+        metadata.create_all(connection)
+    return database
 
 
 class Caller:

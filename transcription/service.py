@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import hashlib
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
@@ -21,7 +22,6 @@ from reservation import Reservation
 from transcription import audio
 from transcription.core import (
     NOBODY,
-    AudioInfo,
     Caller,
     Priority,
     Segment,
@@ -29,6 +29,7 @@ from transcription.core import (
     TranscriptionOptions,
     TranscriptSegment,
 )
+from transcription.journal import SILENT, Journal, Unheard
 from transcription.pcm import GrowingPcm
 from transcription.replicas import Replicas
 from transcription.scheduler import SegmentScheduler
@@ -87,28 +88,46 @@ class Transcriber:
         self._probes = FairSlots(max_decodes)
         self._decodes = asyncio.Semaphore(max_decodes)
 
+    async def measure(self, source: Path, key: str = "", priority: int = 0) -> float:
+        """Seconds of the recording at *source*, as far as can be told before it is decoded: what its header says, or a
+        guess by its size. Raises AudioTooLong, and the errors of `audio.probe`."""
+        async with self._probes.slot(key, priority):
+            info = await audio.probe(self._ffmpeg, source)
+        if info.duration_s is None:
+            return min(prices.guessed_s(size_of(source)), self._max_duration_s)
+        if info.duration_s > self._max_duration_s:
+            raise AudioTooLong(
+                f"The recording lasts {info.duration_s:.0f} s; this server accepts {self._max_duration_s:.0f} s."
+            )
+        return info.duration_s
+
     async def run(
-        self, source: Path, options: TranscriptionOptions, reservation: Reservation | None = None
+        self,
+        source: Path,
+        options: TranscriptionOptions,
+        reservation: Reservation | None = None,
+        journal: Journal = SILENT,
     ) -> Transcript:
         """Transcribe the recording at *source*. Cancelling stops the work within a batch and leaves no file.
 
         *reservation*: whose work it is, and its place; it waits there for its turn once its price is known. None: it
-        starts at once, on nobody's behalf. Silence gives a transcript without segments. Raises the errors of
-        `audio.probe`, `audio.decode` and `Reservation.granted`, AudioTooLong, ModelUnavailable,
-        VoiceActivityUnavailable, WorkerCrashed, EngineFailed.
+        starts at once, on nobody's behalf. *journal*: is told what is finished, and tells what was finished before.
+
+        Silence gives a transcript without segments. Raises the errors of `measure`, `audio.decode` and
+        `Reservation.granted`, ModelUnavailable, VoiceActivityUnavailable, WorkerCrashed, EngineFailed.
         """
         watch = Stopwatch()
         with watch.stage("probe"):
-            async with self._probes.slot(*((reservation.key, reservation.priority) if reservation else ())):
-                info = await audio.probe(self._ffmpeg, source)
-        if info.duration_s is not None and info.duration_s > self._max_duration_s:
-            raise AudioTooLong(
-                f"The recording lasts {info.duration_s:.0f} s; this server accepts {self._max_duration_s:.0f} s."
-            )
+            audio_s = await self.measure(source, *((reservation.key, reservation.priority) if reservation else ()))
         await self._engines.find_weights(options.model)
         if reservation is not None:
             with watch.stage("queue"):
-                await self._granted(reservation, info, source)
+                await reservation.granted(
+                    {prices.MEMORY: prices.transcription_bytes(audio_s)},
+                    amount=audio_s,
+                    short=audio_s <= prices.SHORT_S,
+                )
+        journal.begun(audio_s)
         path = self._work_dir / f"{secrets.token_hex(8)}.pcm"
         try:
             # NOTE: whichever fails first ends the other: nobody waits for the text of a file that cannot be read.
@@ -116,7 +135,10 @@ class Transcriber:
                 begun = asyncio.Event()
                 decoding = group.create_task(self._decode(source, path, begun, watch, reservation))
                 await begun.wait()
-                transcript = await self._transcribed(GrowingPcm(path, decoding), decoding, options, reservation, watch)
+                transcript = await self._reused(path, decoding, journal, watch) if journal.reuses else None
+                if transcript is None:
+                    pcm = GrowingPcm(path, decoding)
+                    transcript = await self._transcribed(pcm, decoding, options, reservation, journal, watch)
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from failed.exceptions[0].__cause__
         finally:
@@ -131,13 +153,6 @@ class Transcriber:
         )
         return transcript
 
-    async def _granted(self, reservation: Reservation, info: AudioInfo, source: Path) -> None:
-        """Wait until the work may begin."""
-        audio_s = min(told_or_guessed_s(info, source), self._max_duration_s)
-        await reservation.granted(
-            {prices.MEMORY: prices.transcription_bytes(audio_s)}, amount=audio_s, short=audio_s <= prices.SHORT_S
-        )
-
     async def _decode(
         self, source: Path, target: Path, begun: asyncio.Event, watch: Stopwatch, reservation: Reservation | None
     ) -> float:
@@ -150,40 +165,58 @@ class Transcriber:
             reservation.give_back(prices.MEMORY, prices.FFMPEG_BYTES)
         return duration_s
 
+    @staticmethod
+    async def _reused(
+        path: Path, decoding: asyncio.Task[float], journal: Journal, watch: Stopwatch
+    ) -> Transcript | None:
+        """The transcript that is there already for these very samples."""
+        await decoding
+        with watch.stage("reuse"):
+            known = await journal.known(await asyncio.to_thread(digest, path))
+        return None if known is None else replace(known, timings_s=watch.timings_s())
+
     async def _transcribed(
         self,
         pcm: GrowingPcm,
         decoding: asyncio.Task[float],
         options: TranscriptionOptions,
         reservation: Reservation | None,
+        journal: Journal,
         watch: Stopwatch,
     ) -> Transcript:
         caller = Caller(reservation.key, Priority(reservation.priority)) if reservation else NOBODY
-        spoken: list[TranscriptSegment] = []
+        results: list[TranscriptSegment] = []
         certainty = 1.0
         at_work = functools.partial(watch.stage, "voice_activity")
         async with contextlib.aclosing(self._cutter.segments(pcm, options.vad, at_work=at_work)) as segments:
             first = await first_speech(segments)
             if options.language is None and first:
                 with watch.stage("language"):
-                    heard = await self._scheduler.detect_language(first, options, caller)
+                    heard = journal.language or await self._scheduler.detect_language(first, options, caller)
+                journal.language_heard(heard)
                 options, certainty = replace(options, language=heard.code), heard.probability
             if first:
+                new = Unheard(chained(first, segments), journal.heard)
                 with watch.stage("transcribe"):
                     async with (
-                        contextlib.aclosing(chained(first, segments)) as speech,
-                        contextlib.aclosing(self._scheduler.submit(speech, options, caller)) as results,
+                        contextlib.aclosing(aiter(new)) as speech,
+                        contextlib.aclosing(self._scheduler.submit(speech, options, caller)) as submitted,
                     ):
-                        async for result in results:
+                        async for result in submitted:
                             if reservation is not None:
                                 reservation.advance(result.end)
-                            if result.text:
-                                spoken.append(result)
+                            journal.segment_heard(new.taken.popleft(), result)
+                            results.append(result)
+                results += new.known
+        spoken = sorted((result for result in results if result.text), key=lambda result: result.start)
+        duration_s = await decoding
+        if journal.keeps and not journal.reuses:
+            journal.samples_known(await asyncio.to_thread(digest, pcm.path))
         return Transcript(
             segments=tuple(replace(segment, id=number) for number, segment in enumerate(spoken)),
             language=options.language,
             language_probability=certainty if options.language else 0.0,
-            duration_s=await decoding,
+            duration_s=duration_s,
             task=options.task,
             model=options.model,
             device=self._engines.device,
@@ -192,9 +225,8 @@ class Transcriber:
         )
 
 
-def told_or_guessed_s(info: AudioInfo, source: Path) -> float:
-    """How long the recording lasts, as far as can be told before it is decoded."""
-    return prices.guessed_s(source.stat().st_size) if info.duration_s is None else info.duration_s
+def size_of(source: Path) -> int:
+    return source.stat().st_size
 
 
 async def first_speech(segments: AsyncIterator[Segment]) -> list[Segment]:
@@ -213,3 +245,9 @@ async def chained(first: Sequence[Segment], rest: AsyncIterator[Segment]) -> Asy
         yield segment
     async for segment in rest:
         yield segment
+
+
+def digest(pcm: Path) -> str:
+    """What tells these samples from all others, whatever file they came in."""
+    with pcm.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

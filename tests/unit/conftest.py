@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
 def _plain_logs() -> None:
     """structlog's default prints the local variables of each frame, at seconds a trace."""
     structlog.configure(processors=[structlog.processors.KeyValueRenderer(key_order=["event"])])
+
+
+@pytest.fixture(autouse=True)
+def _databases_closed() -> Iterator[None]:
+    yield
+    if fakes := sys.modules.get("tests.fakes"):
+        while fakes.OPENED:
+            fakes.OPENED.pop().close()
 
 
 # Imported where they are used: most tests beside these need no application.

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from api.application import assemble
 from api.keys import Keys
+from jobs.model import State
 from reservation import Work
 from tests.fakes import AUTH, KEY, Caller, Parts, make_parts
 from transcription.core import Priority
@@ -43,7 +44,7 @@ def busy(tmp_path: Path) -> Parts:
 
 async def shown(parts: Parts, text: str) -> None:
     """Let the requests run until the gate shows *text*."""
-    for _ in range(10_000):
+    for _ in range(200_000):
         if text in repr(parts.services.admission):
             return
         await asyncio.sleep(0)
@@ -126,7 +127,8 @@ async def test_work_is_ended_when_the_time_its_caller_gave_is_over(busy: Parts) 
     async with caller_of(application(busy)) as client:
         answer = await client.post("/transcribe", files=FILE, headers={"X-Request-Timeout": "0.01"})
     assert (answer.status_code, answer.json()["code"]) == (503, "TIMEOUT")
-    assert busy.transcriber.cancelled
+    [job] = busy.services.desk.store.listed()
+    assert job.state is State.CANCELLED
     assert "'transcription': '0/2+0'" in repr(busy.services.admission)
 
 

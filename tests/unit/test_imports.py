@@ -28,6 +28,7 @@ LAYERS = (
         "transcription.planner",
         "transcription.seen_memory",
     ),
+    ("transcription.journal",),
     ("memory_watch",),
     ("metrics",),
     ("transcription.subtitle_units", "transcription.pcm", "downloads.urls", "downloads.proxy_messages"),
@@ -39,6 +40,11 @@ LAYERS = (
     ("downloads.egress", "downloads.ytdlp_child", "downloads.ytdlp", "transcription.engine_child"),
     ("downloads.fetch", "transcription.engine", "transcription.replicas", "transcription.scheduler"),
     ("transcription.service",),
+    ("jobs.model", "jobs.tables", "jobs.bells"),
+    ("jobs.turns", "jobs.database", "jobs.rows", "jobs.migrations", "jobs.uploads", "jobs.journal"),
+    ("jobs.store", "jobs.leases", "jobs.crew", "jobs.webhooks"),
+    ("jobs.runner", "jobs.reaper", "jobs.sweeper", "jobs.fleet", "jobs.celery_queue"),
+    ("jobs.desk",),
     ("api",),
     ("main", "planning"),
 )
@@ -50,7 +56,7 @@ CHILDREN_WITH_TORCH = {"transcription/pyannote_child.py"}
 def modules() -> list[Path]:
     tops = list(ROOT.glob("*.py"))
     return sorted(
-        tops + [path for room in ("api", "downloads", "transcription") for path in (ROOT / room).glob("*.py")]
+        tops + [path for room in ("api", "downloads", "jobs", "transcription") for path in (ROOT / room).rglob("*.py")]
     )
 
 

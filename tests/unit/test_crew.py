@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import structlog
 
-from api.fetching import logged_progress
 from downloads.ytdlp import Progress
+from jobs.crew import logged_progress
 
 
 def test_progress_is_logged_at_each_step_once() -> None:

@@ -1,0 +1,147 @@
+"""The way of all work: its request is read, a job made of it, and that is waited for or left to be asked for later."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import Header, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import Field
+
+from api.gate import Patience, admitted
+from api.hangup import while_connected
+from api.job_description import described
+from api.parameters import Parameters, read_request
+from api.security import key_name
+from api.services import Services, services
+from api.uploads import Upload
+from errors import IdempotencyConflict, StoreUnavailable, UploadGone
+from jobs.crew import Outcome
+from jobs.model import NewJob
+from reservation import Work
+from workfolder import private_folder
+
+JOB_ERRORS = (IdempotencyConflict, StoreUnavailable, UploadGone)
+"""What every endpoint that makes a job may answer besides its own."""
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="The same key with the same request gives the same job, however often it is sent.",
+    ),
+]
+Prefer = Annotated[str | None, Header(alias="Prefer", description="respond-async: as mode=async.")]
+
+
+class JobParameters(Parameters):
+    """What may be asked of any work."""
+
+    mode: Literal["sync", "async"] = Field(
+        "sync", description="async: answer with a job at once, to be asked for later."
+    )
+    callback_url: str | None = Field(
+        None, max_length=2000, description="Where to send a signed webhook when the job is over."
+    )
+
+
+P = TypeVar("P", bound=JobParameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request comes to, checked: the job's own part of it."""
+
+    source: dict[str, Any]
+    options: dict[str, Any]
+    reuse: bool = False
+
+
+async def handed_in(
+    request: Request,
+    work: Work,
+    patience: Patience,
+    idempotency_key: str | None,
+    prefer: str | None,
+    model: type[P],
+    *,
+    max_bytes: int,
+    check: Callable[[P], object],
+    want: Callable[[P, Upload | None], Wanted],
+    answer: Callable[[P, Outcome], Awaitable[Response]],
+) -> Response:
+    """The answer to a request for *work*: what has come of it, or 202 and the job.
+
+    *check* looks at the parameters, before the body is read where that brings none; *want* makes a job of them and of
+    the file. Raises what these raise, what the gate raises, and the errors of the work itself.
+    """
+    parts, key = services(request), key_name(request)
+    background = request.query_params.get("mode") == "async" or _prefers_async(prefer)
+    async with contextlib.AsyncExitStack() as stack:
+        if background:
+            parts.admission.check_accepts(work, key)
+            place = None
+        else:
+            place = await stack.enter_async_context(admitted(request, work, patience))
+        folder = stack.enter_context(private_folder(parts.work_folder))
+        asked, upload = await read_request(request, model, folder / "upload", max_bytes, check)
+        wanted = want(asked, upload)
+        path = upload.path if upload else None
+        if asked.callback_url is not None:
+            parts.webhooks.check(asked.callback_url)
+        new = NewJob(
+            work=work,
+            key=key,
+            priority=max(patience.priority, parts.keys.ceiling(key)),
+            source=wanted.source,
+            options=wanted.options,
+            reuse=wanted.reuse,
+            callback_url=asked.callback_url,
+            idempotency_key=idempotency_key,
+        )
+        if idempotency_key is not None:
+            new = replace(new, fingerprint=await asyncio.to_thread(_fingerprint, new, path))
+        if place is None or asked.mode == "async":
+            return await _accepted(parts, new, path)
+        outcome = await while_connected(request, parts.desk.attend(new, path, folder, place))
+    return await answer(asked, outcome)
+
+
+async def _accepted(parts: Services, new: NewJob, upload: Path | None) -> Response:
+    """202 and the job, which is safe now. What cannot be transcribed is refused at once."""
+    if url := new.source.get("url"):
+        parts.fetcher.check(url)
+    elif new.work is Work.TRANSCRIPTION:
+        source = upload or parts.media.resolve(new.source["file"])
+        size_s = await parts.transcriber.measure(source, new.key, new.priority)
+        parts.admission.check_accepts(new.work, new.key, size_s)
+        new = replace(new, size=size_s)
+    job = await parts.desk.submit(new, upload)
+    content = (await described(parts, job)).model_dump(mode="json", exclude_none=True)
+    return JSONResponse(content, 202, {"Location": f"/jobs/{job.id}", "Preference-Applied": "respond-async"})
+
+
+def _prefers_async(prefer: str | None) -> bool:
+    """RFC 7240: preferences are separated by commas, and each may have parameters."""
+    return any(
+        preference.partition(";")[0].strip().lower() == "respond-async" for preference in (prefer or "").split(",")
+    )
+
+
+def _fingerprint(new: NewJob, upload: Path | None) -> str:
+    """Digest of all that was asked."""
+    asked = [new.work, new.source, new.options, new.reuse, new.callback_url]
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
+    if upload is not None:
+        with upload.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

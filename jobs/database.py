@@ -1,0 +1,124 @@
+"""The jobs' database: SQLite on one machine, PostgreSQL for several. One schema, one way to use it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
+
+from errors import ConfigurationError, StorageFull, StoreUnavailable
+
+BUSY_S = 30
+"""How long a writer waits for the one before it. SQLite has one at a time; each is done within milliseconds."""
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_MIGRATION_LOCK = 0x57E206A7E
+"""Of all programs that use the database, ours alone takes this lock: one migrates, the others wait for it."""
+
+
+class Database:
+    """Transactions on one database. Synchronous: coroutines call it in a thread. Threads may share it."""
+
+    def __init__(self, url: str, clock: Callable[[], float] | None = None) -> None:
+        """*url*: as SQLAlchemy reads it, `postgresql://…` meaning psycopg 3. *clock*: seconds since 1970; None: the
+        database's own, so that machines need not agree. Raises ConfigurationError for a URL of neither kind."""
+        try:
+            address = sa.make_url(url)
+        except sa.exc.ArgumentError:
+            raise ConfigurationError(
+                "DATABASE_URL is no database's address, such as postgresql://user@host/name."
+            ) from None
+        self._clock = clock
+        self.is_shared = address.get_backend_name() == "postgresql"
+        if self.is_shared:
+            address = address.set(drivername="postgresql+psycopg")
+            # NOTE: a connection that a restart of the database has broken is found out before it is used.
+            self._engine = sa.create_engine(address, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+        elif address.get_backend_name() == "sqlite":
+            self._engine = sa.create_engine(address, connect_args={"timeout": BUSY_S, "check_same_thread": False})
+            sa.event.listen(self._engine, "connect", _prepare_sqlite)
+            sa.event.listen(self._engine, "begin", _begin_sqlite)
+        else:
+            raise ConfigurationError("DATABASE_URL must begin with postgresql:// or sqlite:///.")
+        self._writer = self._engine.execution_options(writes=True)
+
+    def __repr__(self) -> str:
+        # Without the password.
+        return f"Database({self._engine.url.render_as_string()!r})"
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """One consistent view. Raises StoreUnavailable."""
+        with _told(), self._engine.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """All or nothing, on disk when it ends. Raises StoreUnavailable, StorageFull."""
+        with _told(), self._writer.begin() as connection:
+            yield connection
+
+    def insert(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+        """An insert that knows what to do where the row is there already."""
+        return postgresql.insert(table) if self.is_shared else sqlite.insert(table)
+
+    def now(self, connection: sa.Connection) -> float:
+        """Seconds since 1970, by the clock that all who use this database share."""
+        if self._clock is not None:
+            return self._clock()
+        if self.is_shared:
+            return float(connection.scalar(sa.select(sa.extract("epoch", sa.func.clock_timestamp()))) or 0.0)
+        return time.time()
+
+    def migrate(self) -> None:
+        """Bring the tables to what this version needs. Any number of processes may do so at once."""
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS))
+        with self.writing() as connection:
+            if self.is_shared:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def _prepare_sqlite(connection: object, _: object) -> None:
+    # The driver must not begin transactions by itself: it would begin them as readers, and two readers that both want
+    # to write cannot wait for each other.
+    connection.isolation_level = None  # type: ignore[attr-defined]
+    cursor = connection.cursor()  # type: ignore[attr-defined]
+    # What is committed is on the disk, also after a power cut.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """The database's failures as callers know them."""
+    try:
+        yield
+    except DBAPIError as error:
+        if _is_full(error):
+            raise StorageFull from error
+        if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
+            raise StoreUnavailable from error
+        raise
+
+
+def _is_full(error: DBAPIError) -> bool:
+    return "disk is full" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "53100"

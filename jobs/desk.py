@@ -1,0 +1,159 @@
+"""Where jobs are handed in and asked for: what the HTTP side knows of them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+
+from downloads.media import MediaStore
+from errors import JobCancelled, raised_again
+from jobs.bells import Bells, heard_within
+from jobs.crew import TRANSCRIPT, Outcome
+from jobs.leases import Leases
+from jobs.model import Job, NewJob, State
+from jobs.runner import Runner
+from jobs.store import JobStore
+from jobs.uploads import UploadStore
+from reservation import Reservation, Work
+from undisturbed import undisturbed
+
+LOOK_S = 1.0
+"""How often a job that others do is looked at by those who wait for it."""
+
+log = structlog.get_logger(__name__)
+
+
+class Desk:
+    """Takes jobs in, tells of them, ends them. Does none itself: the runner here does, or workers elsewhere."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        leases: Leases,
+        uploads: UploadStore,
+        media: MediaStore,
+        bells: Bells,
+        runner: Runner | None,
+        *,
+        publish: Callable[[Sequence[Job]], None] | None = None,
+    ) -> None:
+        """*runner*: None where only others do jobs. *publish*: tells those others; quick, and never raises."""
+        self.store = store
+        self.bells = bells
+        self._leases = leases
+        self._uploads = uploads
+        self._media = media
+        self._runner = runner
+        self._publish = publish
+
+    # --- handing in ------------------------------------------------------------------------------------------------
+
+    async def submit(self, new: NewJob, upload: Path | None) -> Job:
+        """Write the job down, with what its caller has sent; it is safe when this returns.
+
+        Raises IdempotencyConflict, QueueFull, StorageFull, StoreUnavailable.
+        """
+        kept = None if upload is None else await asyncio.to_thread(self._uploads.keep, upload)
+        if kept is not None:
+            new = dataclasses.replace(new, source=new.source | {"upload": kept})
+        created = False
+        try:
+            job, created = await asyncio.to_thread(self.store.submit, new)
+        finally:
+            if kept is not None and not created:
+                self._uploads.remove(kept)
+        if created:
+            self.tell([job])
+        return job
+
+    async def attend(self, new: NewJob, upload: Path | None, folder: Path, place: Reservation) -> Outcome:
+        """Do the job while its caller waits; or wait for the one that the same idempotency key has made before.
+
+        Cancelling ends a job that was made here. Raises what the work raises, and what `submit` does.
+        """
+        if self._runner is None:
+            return await self._attend_elsewhere(new, upload)
+        attended = dataclasses.replace(new, attended=True)
+        job, created = await self._written(attended)
+        if not created:
+            return await self.outcome(await self.finished(job.id))
+        return await self._runner.attend(job, upload, folder, place)
+
+    async def _written(self, attended: NewJob) -> tuple[Job, bool]:
+        """As the store's `submit`, for this process; a caller who leaves meanwhile leaves no job behind."""
+        writing = asyncio.ensure_future(asyncio.to_thread(self.store.submit, attended, self._leases.owner))
+        try:
+            return await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            job, created = await undisturbed(writing)
+            if created:
+                ending = asyncio.to_thread(self._leases.end, job, State.CANCELLED)
+                await undisturbed(asyncio.ensure_future(ending))
+            raise
+
+    async def _attend_elsewhere(self, new: NewJob, upload: Path | None) -> Outcome:
+        job = await self.submit(new, upload)
+        try:
+            return await self.outcome(await self.finished(job.id))
+        except asyncio.CancelledError:
+            # NOTE: another caller may wait for a job that an idempotency key names.
+            if new.idempotency_key is None:
+                await undisturbed(asyncio.ensure_future(self.cancel(job.id)))
+            raise
+
+    def tell(self, jobs: Sequence[Job]) -> None:
+        """Those who do jobs hear of *jobs*, and so does whoever listens for one of them."""
+        for job in jobs:
+            self.bells.ring(job.id)
+        if self._runner is not None:
+            self._runner.wake()
+        if self._publish is not None:
+            self._publish([job for job in jobs if job.state is State.QUEUED])
+
+    def close(self) -> None:
+        """Take no more work up. What is at work goes on."""
+        if self._runner is not None:
+            self._runner.drain()
+
+    # --- asking ----------------------------------------------------------------------------------------------------
+
+    async def finished(self, job_id: str) -> Job:
+        """The job, when it is over. Raises JobNotFound."""
+        with self.bells.listening(job_id) as news:
+            while not (job := await asyncio.to_thread(self.store.get, job_id)).state.is_over:
+                await heard_within(news, LOOK_S)
+        return job
+
+    async def outcome(self, job: Job, key: str | None = None) -> Outcome:
+        """What a job has come to. Raises the error that ended it, JobCancelled, JobNotOver, MediaNotFound."""
+        if job.error is not None:
+            raise raised_again(job.error)
+        if job.state is State.CANCELLED:
+            raise JobCancelled
+        _, body = await asyncio.to_thread(self.store.result, job.id, key)
+        if job.work is Work.TRANSCRIPTION:
+            return await asyncio.to_thread(TRANSCRIPT.validate_json, body)
+        return await asyncio.to_thread(self._media.get, json.loads(body)["file"])
+
+    # --- ending ----------------------------------------------------------------------------------------------------
+
+    async def cancel(self, job_id: str, key: str | None = None) -> Job:
+        """End that job: at once where it waits, within a batch where it is at work. Raises JobNotFound."""
+        job = await asyncio.to_thread(self.store.cancel, job_id, key)
+        if self._runner is not None:
+            self._runner.stop(job_id)
+        self.bells.ring(job_id)
+        return job
+
+    async def retry(self, job_id: str, key: str | None = None) -> Job:
+        """Queue a failed or cancelled job once more. Raises JobNotFound, NotRetryable, UploadGone."""
+        job = await asyncio.to_thread(self.store.get, job_id, key)
+        async with self._uploads.opened(job.source.get("upload")):
+            job = await asyncio.to_thread(self.store.retry, job_id, key)
+        self.tell([job])
+        return job

@@ -1,0 +1,85 @@
+"""What happens to a running job, gathered until it is written down: events, and how far it has come."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from jobs.model import LANGUAGE, SEGMENT, Event, Stage
+from transcription.core import Segment, Transcript, TranscriptSegment
+from transcription.journal import Journal, Span
+from transcription.protocol import Language
+
+SEGMENT_RESULT = TypeAdapter(TranscriptSegment)
+
+Told = list[tuple[str, dict[str, Any]]]
+
+
+class JobJournal(Journal):
+    """One attempt's notes. Lives on the event loop; whoever flushes it takes what is new, and writes it in a thread."""
+
+    keeps = True
+
+    def __init__(
+        self,
+        past: Iterable[Event] = (),
+        *,
+        reuse: Callable[[str], Awaitable[Transcript | None]] | None = None,
+    ) -> None:
+        """*past*: what earlier attempts have told. *reuse*: asked for the transcript of samples by their digest."""
+        self._told: Told = []
+        self._values: dict[str, Any] = {}
+        self._reuse = reuse
+        self.reuses = reuse is not None
+        known: dict[Span, TranscriptSegment] = {}
+        for event in past:
+            if event.kind == SEGMENT:
+                first, samples = event.body["span"]
+                known[first, samples] = SEGMENT_RESULT.validate_python(event.body["segment"])
+            elif event.kind == LANGUAGE:
+                self.language = Language(**event.body)
+        self.heard: Mapping[Span, TranscriptSegment] = known
+
+    def take(self) -> tuple[Told, dict[str, Any]]:
+        """What is new since the last time."""
+        taken = self._told, self._values
+        self._told, self._values = [], {}
+        return taken
+
+    def put_back(self, told: Told, values: dict[str, Any]) -> None:
+        """What was taken could not be written: it is still new."""
+        self._told, self._values = [*told, *self._told], values | self._values
+
+    def note(self, **values: Any) -> None:
+        """Columns of the job that have changed."""
+        self._values |= values
+
+    def at(self, stage: Stage, done: float | None = None) -> None:
+        """*done*: of the stage, from 0 to 1."""
+        self.note(stage=stage, stage_done=done)
+
+    def begun(self, audio_s: float) -> None:
+        self.at(Stage.TRANSCRIBING)
+        self.note(size=audio_s)
+
+    def language_heard(self, language: Language) -> None:
+        if self.language is None:
+            self.language = language
+            self._told.append((LANGUAGE, dataclasses.asdict(language)))
+
+    def segment_heard(self, segment: Segment, result: TranscriptSegment) -> None:
+        self.note(done=result.end)
+        body = {
+            "span": [segment.first_sample, segment.samples],
+            "segment": SEGMENT_RESULT.dump_python(result, mode="json"),
+        }
+        self._told.append((SEGMENT, body))
+
+    def samples_known(self, digest: str) -> None:
+        self.note(content_hash=digest)
+
+    async def known(self, digest: str) -> Transcript | None:
+        return await self._reuse(digest) if self._reuse else None
