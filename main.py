@@ -7,15 +7,17 @@ import asyncio
 import contextlib
 import dataclasses
 import gc
+import importlib.metadata
 import importlib.util
 import os
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 import uvicorn
@@ -40,12 +42,14 @@ from jobs.bells import Bells
 from jobs.crew import Crew
 from jobs.database import Database
 from jobs.desk import Desk
+from jobs.fleet import Facts, Fleet, FleetWatch, keep_reporting
 from jobs.leases import LEASE_S, Leases
+from jobs.model import Job
 from jobs.reaper import reap
 from jobs.runner import POLL_S, Runner
 from jobs.store import JobStore
 from jobs.uploads import UploadStore
-from jobs.webhooks import Webhooks
+from jobs.webhooks import Webhooks, new_secret
 from limits import MemorySemaphore
 from memory import MemoryReading, cuda_memory, memory_events, mps_memory, own_bytes, pressure, read_ram
 from memory_watch import MemoryView, MemoryWatch
@@ -166,8 +170,38 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
             timeout_s=settings.download_timeout_s,
         )
         crew = Crew(transcriber, fetcher, media, ffmpeg, admission, max_duration_s=settings.max_duration_s)
+        database = Database(settings.database)
+        stack.callback(database.close)
+        await asyncio.to_thread(database.migrate)
+        workers = FleetWatch(Fleet(database))
+        if not does_jobs:
+            await workers.look()
+            await stack.enter_async_context(background(workers.keep_looking(), "fleet watch"))
+
+        def facts(running: int) -> Facts:
+            plans = [dataclasses.asdict(plan) for plan in sizes.plans]
+            return Facts(
+                host=socket.gethostname(),
+                devices=[plan.device for plan in sizes.plans],
+                plans=plans,
+                slots={work.value: slots for work, slots in admission.bounds.slots.items()},
+                running=running,
+                model=default_model,
+                loaded=engines.loaded(),
+                version=own_version(),
+            )
+
         desk = await stack.enter_async_context(
-            job_desk(settings, crew, media, admission, metrics, alone=first, does_jobs=does_jobs)
+            job_desk(
+                settings,
+                database,
+                crew,
+                media,
+                admission,
+                metrics,
+                alone=first,
+                facts=facts if does_jobs else None,
+            )
         )
         yield Services(
             keys=keys,
@@ -176,9 +210,9 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
             metrics=metrics,
             sizes=sizes,
             seen=ledger,
-            engine=engines,
+            engine=engines if does_jobs else workers,
             desk=desk,
-            webhooks=Webhooks(),
+            webhooks=Webhooks(database, proxy, new_secret()),
             transcriber=transcriber,
             library=library,
             media=media,
@@ -234,48 +268,83 @@ def gate(settings: Settings, ram: MemoryReading, sizes: Sizing, metrics: Metrics
 @contextlib.asynccontextmanager
 async def job_desk(
     settings: Settings,
+    database: Database,
     crew: Crew,
     media: MediaStore,
     admission: AdmissionController,
     metrics: Metrics,
     *,
     alone: bool,
-    does_jobs: bool,
+    facts: Callable[[int], Facts] | None,
 ) -> AsyncIterator[Desk]:
     """Where jobs are handed in, and this process's runner behind it. *alone*: nobody else has ever done jobs here who
-    still lives, as far as they share no database with other machines."""
-    publisher = await stack_publisher(settings)
-    database = Database(settings.database)
+    still lives, as far as they share no database with other machines. *facts*: what this process says of itself, by
+    the number of jobs that run; None: it does no jobs."""
     owner = f"{socket.gethostname()[:40]}:{secrets.token_hex(8)}"
     leases, bells = Leases(database, owner), Bells()
     store = JobStore(database, lease_s=LEASE_S, max_queued=settings.max_queued_jobs)
     uploads = UploadStore(settings.upload_path)
+    if alone and not database.is_shared:
+        await asyncio.to_thread(leases.expire, all_owners=True)
+    async with contextlib.AsyncExitStack() as stack:
+        publish = stack.enter_context(publisher(settings.broker_url.get_secret_value()))
+        runner: Runner | None = None
+        if facts is not None:
+            runner = Runner(
+                store,
+                leases,
+                crew,
+                uploads,
+                admission,
+                bells,
+                work_folder=settings.work_path,
+                poll_s=POLL_S,
+                grace_s=settings.shutdown_grace_s,
+                on_transcript=metrics.transcribed,
+            )
+            await stack.enter_async_context(runner)
+            say, own = facts, runner
+            reporting = keep_reporting(Fleet(database), owner, lambda: say(len(own.running)))
+            await stack.enter_async_context(background(reporting, "fleet"))
+        desk = Desk(store, leases, uploads, media, bells, runner, publish=publish)
+        reaping = reap(leases, desk.tell, republishes=publish is not None)
+        await stack.enter_async_context(background(reaping, "reaper"))
+        yield desk
+
+
+@contextlib.contextmanager
+def publisher(broker_url: str) -> Iterator[Callable[[Sequence[Job]], None] | None]:
+    """What tells workers of jobs; None where there is no broker. Raises ConfigurationError."""
+    if not broker_url:
+        yield None
+        return
     try:
-        await asyncio.to_thread(database.migrate)
-        if alone and not database.is_shared:
-            await asyncio.to_thread(leases.expire, all_owners=True)
-        runner = Runner(
-            store,
-            leases,
-            crew,
-            uploads,
-            admission,
-            bells,
-            work_folder=settings.work_path,
-            poll_s=POLL_S,
-            grace_s=settings.shutdown_grace_s,
-            on_transcript=metrics.transcribed,
-        )
-        async with runner:
-            desk = Desk(store, leases, uploads, media, bells, runner)
-            reaping = asyncio.create_task(reap(leases, desk.tell, republishes=False), name="reaper")
-            try:
-                yield desk
-            finally:
-                reaping.cancel()
-                await asyncio.gather(reaping, return_exceptions=True)
+        from jobs.celery_queue import Publisher, celery_app
+    except ImportError as error:
+        raise ConfigurationError(
+            "BROKER_URL is set, but Celery is not installed: it comes with the extra fleet."
+        ) from error
+    with Publisher(celery_app(broker_url)) as running:
+        yield running.publish
+
+
+@contextlib.asynccontextmanager
+async def background(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
+    """*work* goes on while the context lasts."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield
     finally:
-        database.close()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def own_version() -> str:
+    """As installed; else of the sources."""
+    try:
+        return importlib.metadata.version("stenogate")
+    except importlib.metadata.PackageNotFoundError:
+        return "0.1.0"
 
 
 def look(settings: Settings) -> MemoryView:
@@ -302,8 +371,8 @@ def _key_file(settings: Settings) -> Path:
 
 def secrets_of(settings: Settings) -> list[str]:
     hidden = [*settings.api_keys, *([settings.hf_token] if settings.hf_token else [])]
-    password = make_url(settings.database).password
-    return [*(secret.get_secret_value() for secret in hidden), *([str(password)] if password else [])]
+    passwords = [make_url(settings.database).password, urlsplit(settings.broker_url.get_secret_value()).password]
+    return [*(secret.get_secret_value() for secret in hidden), *(str(password) for password in passwords if password)]
 
 
 def greeting(settings: Settings, port: int) -> str:

@@ -97,6 +97,14 @@ class Settings(BaseSettings):
         SecretStr(""),
         description="Where jobs are kept: postgresql://… for several machines. Default: DATA_DIR/jobs.db.",
     )
+    broker_url: SecretStr = Field(
+        SecretStr(""),
+        description="Tells workers of jobs: redis://… or amqp://…. Empty: nobody needs to be told.",
+    )
+    role: Literal["auto", "all", "api"] = Field(
+        "auto",
+        description="api: this server does no jobs, workers do. auto: api where there is a BROKER_URL, else all.",
+    )
     max_queued_jobs: int = Field(
         10_000, ge=0, description="Jobs that wait; the next is refused with 429. 0: no limit but the disk's."
     )
@@ -141,6 +149,11 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The jobs' database, as a URL."""
         return self.database_url.get_secret_value() or f"sqlite:///{(self.data_dir / 'jobs.db').resolve()}"
+
+    @property
+    def does_jobs(self) -> bool:
+        """Whether the server itself does jobs, with engines of its own."""
+        return self.role == "all" or (self.role == "auto" and not self.broker_url.get_secret_value())
 
     @property
     def is_loopback(self) -> bool:
