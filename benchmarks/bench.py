@@ -10,6 +10,7 @@
   turns    twenty requests against room for five, and two keys of which one floods
   overload ten times the sustainable rate for ten minutes: what is answered, refused, and comes back
   bounded  a thousand mixed jobs in 1, 2, 4 and 8 GiB: nothing killed, nothing idle
+  durable  three hundred jobs while the service is killed every few seconds: none lost, none done twice
   gate     what a refusal and a grant cost the gate, with ten thousand before it
   sizing   replicas, streams, cores and batch sizes over the long file
   all      all of them, in this order
@@ -32,13 +33,13 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from benchmarks import behind, bounded, chaos, cold, flat, gate, long, memory, overload, short, sizing, turns
+from benchmarks import behind, bounded, chaos, cold, durable, flat, gate, long, memory, overload, short, sizing, turns
 from benchmarks.experiment import MODEL, Head, Plan, Report
 from benchmarks.server import EngineSettings
 
 EXPERIMENTS: dict[str, Callable[[Plan], Report]] = {
     room.__name__.rpartition(".")[2]: room.measure
-    for room in (long, short, behind, cold, memory, flat, chaos, turns, overload, bounded, gate, sizing)
+    for room in (long, short, behind, cold, memory, flat, chaos, turns, overload, bounded, durable, gate, sizing)
 }
 MAX_REPEATS = 20
 

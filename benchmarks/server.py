@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -157,15 +158,11 @@ class Server:
             **engine.environment(),
             **(settings or {}),
         }
+        self.data = Path(self._data.name)
+        self._command = _inside(cgroup, [sys.executable, "main.py"])
+        self._environment = {**environment(self.data), **chosen}
         started = time.perf_counter()
-        self.process = subprocess.Popen(
-            _inside(cgroup, [sys.executable, "main.py"]),
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            env={**environment(Path(self._data.name)), **chosen},
-        )
+        self.process = self._started()
         self.key = key
         self.port = port
         self.client = Client(f"http://127.0.0.1:{port}", key, answer_within_s)
@@ -175,6 +172,27 @@ class Server:
             self.close()
             raise
         self.load_s = time.perf_counter() - started
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env=self._environment,
+        )
+
+    def strike(self, number: int) -> None:
+        """Send the signal of that *number* to the server's own process, and wait for its end where it ends."""
+        self.process.send_signal(number)
+        if number == signal.SIGKILL:
+            self.process.wait()
+
+    def start_again(self) -> None:
+        """Once it has ended: on the same port, with the same data; ready when this returns."""
+        self.process = self._started()
+        self._wait_until_ready()
 
     @property
     def pid(self) -> int:
