@@ -348,6 +348,9 @@ class Webhooks:
                     self._begin(delivery)
             except (StoreUnavailable, StorageFull) as error:
                 log.warning("no webhook can be claimed", code=error.code)
+            except Exception as error:
+                # Nobody awaits this loop before the server stops: it must neither end nor be silent.
+                log.error("no webhook can be claimed", exc_info=error)
             await heard_within(self._news, self._look_s)
 
     def _busy(self) -> set[str]:
@@ -448,5 +451,6 @@ def _is_about_tls(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, ssl.SSLError):
             return True
-        error = error.__cause__
+        # NOTE: httpcore's pool raises `from None`, which clears the cause.
+        error = error.__cause__ or error.__context__
     return False
