@@ -117,6 +117,7 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
             settings.data_dir.mkdir(parents=True, exist_ok=True)
             first = stack.enter_context(claimed(settings.work_path))
             keys = _keys(settings)
+            webhook_secret = _webhook_secret(settings)
         except OSError as error:
             raise ConfigurationError(f"DATA_DIR={settings.data_dir} cannot be used: {error.strerror}.") from error
         try:
@@ -191,6 +192,8 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
                 version=own_version(),
             )
 
+        # Before the desk: it still sends while the runner drains.
+        webhooks = await stack.enter_async_context(Webhooks(database, proxy, webhook_secret))
         desk = await stack.enter_async_context(
             job_desk(
                 settings,
@@ -212,7 +215,7 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
             seen=ledger,
             engine=engines if does_jobs else workers,
             desk=desk,
-            webhooks=Webhooks(database, proxy, new_secret()),
+            webhooks=webhooks,
             transcriber=transcriber,
             library=library,
             media=media,
@@ -365,12 +368,18 @@ def _keys(settings: Settings) -> Keys:
     return Keys([kept_key(_key_file(settings))], loopback_only=True)
 
 
+def _webhook_secret(settings: Settings) -> str:
+    if settings.webhook_secret:
+        return settings.webhook_secret.get_secret_value()
+    return kept_key(settings.data_dir.resolve() / "webhook-secret", new_secret)
+
+
 def _key_file(settings: Settings) -> Path:
     return settings.data_dir.resolve() / "api-key"
 
 
 def secrets_of(settings: Settings) -> list[str]:
-    hidden = [*settings.api_keys, *([settings.hf_token] if settings.hf_token else [])]
+    hidden = [*settings.api_keys, *(one for one in (settings.hf_token, settings.webhook_secret) if one)]
     passwords = [make_url(settings.database).password, urlsplit(settings.broker_url.get_secret_value()).password]
     return [*(secret.get_secret_value() for secret in hidden), *(str(password) for password in passwords if password)]
 

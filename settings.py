@@ -108,6 +108,10 @@ class Settings(BaseSettings):
     max_queued_jobs: int = Field(
         10_000, ge=0, description="Jobs that wait; the next is refused with 429. 0: no limit but the disk's."
     )
+    webhook_secret: SecretStr | None = Field(
+        None,
+        description="Signs webhooks: whsec_ and base64. Empty: one is kept in DATA_DIR; machines need the same one.",
+    )
     shutdown_grace_s: float = Field(
         8, ge=0, description="What runs at a stop may run on so long; Docker kills at 10 s."
     )

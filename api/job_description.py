@@ -49,6 +49,19 @@ class JobError(BaseModel):
     message: str = Field(examples=["No audio or video was found at the link."])
 
 
+class JobDelivery(BaseModel):
+    """A webhook about a job."""
+
+    model_config = ConfigDict(title="JobDelivery")
+
+    event: str = Field(examples=["job.succeeded"])
+    attempts: int = Field(examples=[1])
+    status: int | None = Field(None, description="The receiver's last answer.", examples=[204])
+    delivered_at: datetime | None = None
+    next_attempt_at: datetime | None = Field(None, description="null: delivered, or given up.")
+    failure: str | None = Field(None, description="Why the last attempt was not taken.")
+
+
 class JobDescription(BaseModel):
     """A piece of work that outlives its request."""
 
@@ -70,6 +83,7 @@ class JobDescription(BaseModel):
     progress: JobProgress | None = None
     timings: dict[str, float] | None = Field(None, description="Seconds of each stage.")
     error: JobError | None = None
+    deliveries: list[JobDelivery] | None = Field(None, description="Webhooks to callback_url, oldest first.")
     result_url: str | None = Field(None, description="Where the result is, once there is one.")
     events_url: str
 
@@ -95,11 +109,26 @@ async def described(parts: Services, job: Job) -> JobDescription:
         finished_at=job.finished_at and _moment(job.finished_at),
         queue=queue,
         progress=_progress(parts, job),
-        timings=job.timings or None,
+        timings={stage: round(seconds, 3) for stage, seconds in job.timings.items()} or None,
         error=JobError(**job.error) if job.error else None,
+        deliveries=await _deliveries(parts, job) if job.callback_url else None,
         result_url=f"/jobs/{job.id}/result" if job.state is State.SUCCEEDED else None,
         events_url=f"/jobs/{job.id}/events",
     )
+
+
+async def _deliveries(parts: Services, job: Job) -> list[JobDelivery]:
+    return [
+        JobDelivery(
+            event=row["event"],
+            attempts=row["attempts"],
+            status=row["status"],
+            delivered_at=row["delivered_at"] and _moment(row["delivered_at"]),
+            next_attempt_at=row["due_at"] and _moment(row["due_at"]),
+            failure=row["failure"],
+        )
+        for row in await asyncio.to_thread(parts.desk.store.deliveries_of, job.id)
+    ]
 
 
 def _progress(parts: Services, job: Job) -> JobProgress | None:

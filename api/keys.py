@@ -9,7 +9,7 @@ import ipaddress
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from transcription.core import Priority
@@ -65,7 +65,7 @@ def is_loopback(address: str) -> bool:
     return (mapped or ip).is_loopback
 
 
-def kept_key(path: Path) -> str:
+def kept_key(path: Path, make: Callable[[], str] = secrets.token_urlsafe) -> str:
     """The key that this server made for itself, from *path*; made there, for this user's eyes only, on the first call.
 
     Raises OSError.
@@ -79,7 +79,7 @@ def kept_key(path: Path) -> str:
     handle, aside = tempfile.mkstemp(dir=path.parent)
     try:
         with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
+            file.write(make() + "\n")
         with contextlib.suppress(FileExistsError):
             os.link(aside, path)
     finally:

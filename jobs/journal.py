@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -25,7 +25,7 @@ class JobJournal(Journal):
 
     def __init__(
         self,
-        past: Iterable[Event] = (),
+        past: Sequence[Event] = (),
         *,
         reuse: Callable[[str], Awaitable[Transcript | None]] | None = None,
     ) -> None:
@@ -34,14 +34,10 @@ class JobJournal(Journal):
         self._values: dict[str, Any] = {}
         self._reuse = reuse
         self.reuses = reuse is not None
-        known: dict[Span, TranscriptSegment] = {}
+        self.heard: Mapping[Span, TranscriptSegment] = segments_in(past)
         for event in past:
-            if event.kind == SEGMENT:
-                first, samples = event.body["span"]
-                known[first, samples] = SEGMENT_RESULT.validate_python(event.body["segment"])
-            elif event.kind == LANGUAGE:
+            if event.kind == LANGUAGE:
                 self.language = Language(**event.body)
-        self.heard: Mapping[Span, TranscriptSegment] = known
 
     def take(self) -> tuple[Told, dict[str, Any]]:
         """What is new since the last time."""
@@ -83,3 +79,13 @@ class JobJournal(Journal):
 
     async def known(self, digest: str) -> Transcript | None:
         return await self._reuse(digest) if self._reuse else None
+
+
+def segments_in(past: Iterable[Event]) -> dict[Span, TranscriptSegment]:
+    """The finished segments that *past* tells of, by where they lie."""
+    found: dict[Span, TranscriptSegment] = {}
+    for event in past:
+        if event.kind == SEGMENT:
+            first, samples = event.body["span"]
+            found[first, samples] = SEGMENT_RESULT.validate_python(event.body["segment"])
+    return found

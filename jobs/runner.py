@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
@@ -222,7 +222,7 @@ class Runner:
             past += page
         return past
 
-    def _journal(self, job: Job, past: Iterable[Event] = ()) -> JobJournal:
+    def _journal(self, job: Job, past: Sequence[Event] = ()) -> JobJournal:
         return JobJournal(past, reuse=partial(self._same, job) if job.reuse else None)
 
     async def _same(self, job: Job, digest: str) -> Transcript | None:

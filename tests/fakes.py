@@ -12,9 +12,10 @@ import prices
 from admission import AdmissionController, Bounds
 from api.keys import Keys
 from api.services import Services
+from downloads.egress import EgressProxy
 from downloads.fetch import Fetched, MediaKind
 from downloads.media import MediaStore
-from downloads.urls import check_link
+from downloads.urls import AddressPolicy, check_link
 from errors import NotReady
 from ffmpeg import FFmpeg
 from jobs.bells import Bells
@@ -26,7 +27,7 @@ from jobs.runner import Runner
 from jobs.store import JobStore
 from jobs.tables import metadata
 from jobs.uploads import UploadStore
-from jobs.webhooks import Webhooks
+from jobs.webhooks import Webhooks, new_secret
 from limits import MemorySemaphore
 from memory import MemoryReading
 from memory_watch import MemoryView, MemoryWatch
@@ -229,7 +230,7 @@ def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int 
         seen=SeenMemory(folder / "seen-memory.json"),
         engine=engine,
         desk=desk,
-        webhooks=Webhooks(),
+        webhooks=Webhooks(database, EgressProxy(AddressPolicy()), new_secret()),
         transcriber=transcriber,
         library=ModelLibrary(folder / "models", downloads=False, hf_token=None),
         media=media,

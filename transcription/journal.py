@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 
-from transcription.core import Segment, Transcript, TranscriptSegment
+from transcription.core import Segment, Transcript, TranscriptionOptions, TranscriptSegment
 from transcription.protocol import Language
 
 Span = tuple[int, int]
@@ -21,6 +21,9 @@ class Journal:
 
     reuses = False
     """Whether `known` is to be asked before anything is transcribed."""
+
+    only: Sequence[Span] | None = None
+    """What is to be transcribed of the recording, where others do the rest of it."""
 
     heard: Mapping[Span, TranscriptSegment] = {}
     """What was finished before: it is not done again."""
@@ -39,6 +42,18 @@ class Journal:
     def samples_known(self, digest: str) -> None:
         """What tells these samples from all others."""
 
+    @property
+    def shares(self) -> bool:
+        """Whether others may do some of it: then it is cut to its end before anything is transcribed."""
+        return False
+
+    async def share(self, segments: Sequence[Segment], options: TranscriptionOptions) -> None:
+        """These are all segments: hand some of them to others."""
+
+    async def elsewhere(self, span: Span) -> TranscriptSegment | None:
+        """What others have made, or are about to make, of that segment; None: it is nobody's."""
+        return None
+
     async def known(self, digest: str) -> Transcript | None:
         """The transcript of these very samples, with the same options, where there is one."""
         return None
@@ -48,11 +63,11 @@ SILENT = Journal()
 
 
 class Unheard:
-    """Iterates over those of *segments* that are not in *heard*, numbered anew."""
+    """Iterates over those of *segments* that nobody has heard or will hear elsewhere, numbered anew."""
 
-    def __init__(self, segments: AsyncIterator[Segment], heard: Mapping[Span, TranscriptSegment]) -> None:
+    def __init__(self, segments: AsyncIterator[Segment], journal: Journal) -> None:
         self._segments = segments
-        self._heard = heard
+        self._journal = journal
         self.known: list[TranscriptSegment] = []
         """The results of those that were passed over."""
         self.taken: deque[Segment] = deque()
@@ -61,7 +76,8 @@ class Unheard:
     async def __aiter__(self) -> AsyncGenerator[Segment]:
         number = 0
         async for segment in self._segments:
-            if result := self._heard.get((segment.first_sample, segment.samples)):
+            span = (segment.first_sample, segment.samples)
+            if result := self._journal.heard.get(span) or await self._journal.elsewhere(span):
                 self.known.append(result)
                 continue
             self.taken.append(segment)

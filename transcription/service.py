@@ -29,7 +29,7 @@ from transcription.core import (
     TranscriptionOptions,
     TranscriptSegment,
 )
-from transcription.journal import SILENT, Journal, Unheard
+from transcription.journal import SILENT, Journal, Span, Unheard
 from transcription.pcm import GrowingPcm
 from transcription.replicas import Replicas
 from transcription.scheduler import SegmentScheduler
@@ -188,7 +188,11 @@ class Transcriber:
         results: list[TranscriptSegment] = []
         certainty = 1.0
         at_work = functools.partial(watch.stage, "voice_activity")
-        async with contextlib.aclosing(self._cutter.segments(pcm, options.vad, at_work=at_work)) as segments:
+        if journal.only is None:
+            cut = self._cutter.segments(pcm, options.vad, at_work=at_work)
+        else:
+            cut = given(pcm, journal.only)
+        async with contextlib.aclosing(cut) as segments:
             first = await first_speech(segments)
             if options.language is None and first:
                 with watch.stage("language"):
@@ -196,7 +200,10 @@ class Transcriber:
                 journal.language_heard(heard)
                 options, certainty = replace(options, language=heard.code), heard.probability
             if first:
-                new = Unheard(chained(first, segments), journal.heard)
+                if journal.shares:
+                    first += [segment async for segment in segments]
+                    await journal.share(first, options)
+                new = Unheard(chained(first, segments), journal)
                 with watch.stage("transcribe"):
                     async with (
                         contextlib.aclosing(aiter(new)) as speech,
@@ -227,6 +234,13 @@ class Transcriber:
 
 def size_of(source: Path) -> int:
     return source.stat().st_size
+
+
+async def given(pcm: GrowingPcm, spans: Sequence[Span]) -> AsyncGenerator[Segment]:
+    """The segments that lie there, as soon as they do."""
+    for index, (first_sample, samples) in enumerate(spans):
+        await pcm.wait_for(first_sample + samples)
+        yield Segment(pcm.path, first_sample, samples, index)
 
 
 async def first_speech(segments: AsyncIterator[Segment]) -> list[Segment]:
