@@ -36,7 +36,7 @@ from jobs.tables import jobs
 from jobs.uploads import UploadStore
 from metrics import Metrics
 from reservation import Work
-from tests.acceptance.server import ROOT, environment
+from tests.acceptance.server import ROOT, environment, running
 from tests.brokers import free_port, rabbitmq_server, redis_server, waiting_at
 from tests.databases import database_of_its_own, postgresql_server, sqlite_in
 from tests.fakes import FakeFetcher, FakeTranscriber, make_admission, make_database
@@ -224,6 +224,17 @@ async def test_a_job_of_which_no_message_tells_is_found(site: Site) -> None:
     """A broker that lost its memory loses no job."""
     desk = site.desk(publisher=None)
     assert (await transcript_of(desk, await desk.submit(asked(), call(site.folder)))).segments
+
+
+def test_a_server_with_a_broker_has_no_engine_and_answers_all_the_same(site: Site) -> None:
+    """Callers need not know that somebody else does the work: also those who wait get their transcript."""
+    site.worker()
+    with running(site.folder, **site.settings) as server, server.client() as client:
+        with call(site.folder).open("rb") as file:
+            answer = client.post("/transcribe", files={"file": file}, data={"language": "en"})
+        assert (answer.status_code, "Yankee" in answer.text) == (200, True), answer.text
+        assert not any("engine_child" in Path(f"/proc/{pid}/cmdline").read_text() for pid in server.processes())
+    assert site.store.listed(states=[State.SUCCEEDED], limit=1)[0].owner is None
 
 
 async def test_the_broker_may_be_away_while_jobs_are_handed_in_and_done(
