@@ -13,7 +13,9 @@ from pydantic import TypeAdapter
 
 from errors import NotReady, StorageFull, StoreUnavailable
 from jobs.database import Database
-from jobs.tables import workers
+from jobs.model import State
+from jobs.tables import jobs, workers
+from reservation import Work
 
 EVERY_S = 15.0
 SEEN_WITHIN_S = 60.0
@@ -53,6 +55,16 @@ class Member:
     facts: Facts
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What all of them together have before them."""
+
+    queued: dict[Work, int]
+    running: dict[Work, int]
+    oldest_s: float | None
+    """How long the first of those who wait has waited."""
+
+
 FACTS = TypeAdapter(Facts)
 
 
@@ -85,6 +97,23 @@ class Fleet:
                 Member(row.id, max(0.0, now - row.seen_at), FACTS.validate_python(row.facts))
                 for row in connection.execute(seen)
             ]
+
+    def backlog(self) -> Backlog:
+        """How many jobs wait and run, by their kind."""
+        with self._database.reading() as connection:
+            now = self._database.now(connection)
+            counted = connection.execute(
+                sa.select(jobs.c.state, jobs.c.work, sa.func.count(), sa.func.min(jobs.c.created_at))
+                .where(jobs.c.state.in_((State.QUEUED, State.RUNNING)))
+                .group_by(jobs.c.state, jobs.c.work)
+            ).all()
+        waiting_since = [since for state, _, _, since in counted if state == State.QUEUED]
+        numbers = {
+            state: {Work(work): count for found, work, count, _ in counted if found == state}
+            for state in (State.QUEUED, State.RUNNING)
+        }
+        oldest_s = max(0.0, now - min(waiting_since)) if waiting_since else None
+        return Backlog(numbers[State.QUEUED], numbers[State.RUNNING], oldest_s)
 
 
 async def keep_reporting(fleet: Fleet, owner: str, facts: Callable[[], Facts], *, every_s: float = EVERY_S) -> None:
@@ -126,14 +155,17 @@ class FleetWatch:
         self._fleet = fleet
         self.members: list[Member] = []
         """As of the last look; empty, too, while the database does not answer."""
+        self.backlog: Backlog | None = None
+        """As of the last look; None while the database does not answer."""
 
     async def look(self) -> None:
         """Look once."""
         try:
             self.members = await asyncio.to_thread(self._fleet.members)
+            self.backlog = await asyncio.to_thread(self._fleet.backlog)
         except (StoreUnavailable, StorageFull) as error:
             log.warning("workers cannot be seen", code=error.code)
-            self.members = []
+            self.members, self.backlog = [], None
 
     async def keep_looking(self, *, every_s: float = EVERY_S / 3) -> None:
         """For ever."""

@@ -11,8 +11,9 @@ import pytest
 
 from errors import NotReady
 from jobs.database import Database
-from jobs.fleet import FORGOTTEN_AFTER_S, SEEN_WITHIN_S, Facts, Fleet, FleetWatch, keep_reporting
+from jobs.fleet import FORGOTTEN_AFTER_S, SEEN_WITHIN_S, Backlog, Facts, Fleet, FleetWatch, keep_reporting
 from jobs.tables import metadata
+from reservation import Work
 from tests.databases import Place, sqlite_in
 
 FACTS = Facts(
@@ -121,4 +122,15 @@ async def test_workers_count_as_unseen_while_the_database_is_away(tmp_path: Path
     """A server that knows nothing must not promise anything."""
     watch = FleetWatch(Fleet(Database(sqlite_in(tmp_path / "absent"))))
     await watch.look()
-    assert watch.members == []
+    assert (watch.members, watch.backlog) == ([], None)
+
+
+def test_the_backlog_is_that_of_all_machines(fleet: Fleet, place: Place) -> None:
+    """By it a platform adds workers: who waits longest says more than how many wait."""
+    assert fleet.backlog() == Backlog({}, {}, None)
+    place.submit()
+    place.submit_later(work=Work.DOWNLOAD)
+    place.submit_later()
+    assert place.owner().claim([Work.TRANSCRIPTION])
+    place.clock.now_s += 10.0
+    assert fleet.backlog() == Backlog({Work.DOWNLOAD: 1, Work.TRANSCRIPTION: 1}, {Work.TRANSCRIPTION: 1}, 11.0)
