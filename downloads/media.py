@@ -11,11 +11,11 @@ import secrets
 import shutil
 import stat
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -24,6 +24,7 @@ from errors import MediaNotFound, PathNotAllowed, StorageFull
 log = structlog.get_logger(__name__)
 
 _ID = re.compile(r"[0-9a-f]{32}")
+ID_CHARS = 32
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
 _INCOMING = "incoming"
 _MAX_NAME_CHARS = 255
@@ -84,6 +85,56 @@ class MediaFile:
     source: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a sweep needs to know of a stored file. *since*: seconds since 1970."""
+
+    id: str
+    bytes: int
+    since: float
+
+
+class Media(Protocol):
+    """The stored media, in a folder or in object storage. Methods are synchronous, and may wait for the network."""
+
+    def add(
+        self,
+        path: Path,
+        *,
+        name: str,
+        media_type: str | None = None,
+        duration_s: float | None = None,
+        title: str | None = None,
+        extractor: str | None = None,
+        source: str | None = None,
+    ) -> MediaFile:
+        """Take the finished file *path* in. Raises StorageFull, StoreUnavailable, and leaves *path* as it was then."""
+
+    def get(self, media_id: str) -> MediaFile:
+        """What is known of a file. Raises MediaNotFound, StoreUnavailable."""
+
+    def list(self) -> list[MediaFile]:
+        """All files, newest first. Raises StoreUnavailable."""
+
+    def delete(self, media_id: str) -> None:
+        """Raises MediaNotFound, StoreUnavailable."""
+
+    def opened(self, reference: str) -> contextlib.AbstractAsyncContextManager[Path]:
+        """Where the file that a caller names can be read, while the context lasts.
+
+        Raises PathNotAllowed, MediaNotFound, StorageFull, StoreUnavailable.
+        """
+
+    def resolve(self, reference: str) -> Path:
+        """As `opened`, for a look at once: what is fetched later may push it out. Raises the same."""
+
+    def kept(self) -> Sequence[Kept]:
+        """All files, as a sweep sees them; nothing is read that a listing does not tell where that can be avoided."""
+
+    def remove_strays(self, before: float) -> int:
+        """Remove what crashed servers left half added before that time (seconds since 1970); return how many."""
+
+
 class MediaStore:
     """Keeps media as `<root>/<id><suffix>`, each with what is known of it in `<root>/<id>.json` beside it.
 
@@ -108,15 +159,12 @@ class MediaStore:
 
     def new_place(self, suffix: str = "") -> Path:
         """A path that does not exist yet, on the store's own file system, to write to before `add`."""
-        return self._incoming / (secrets.token_hex(16) + _safe_suffix(suffix))
+        return self._incoming / (secrets.token_hex(16) + safe_suffix(suffix))
 
     def clear_incoming(self) -> None:
         """Remove what a crashed server left half written. Only at start, while nothing else writes there."""
         for left in self._incoming.iterdir():
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left)
-            else:
-                left.unlink()
+            _remove(left)
 
     def add(
         self,
@@ -134,21 +182,22 @@ class MediaStore:
         *media_type* is told from the suffix where none is given. Raises StorageFull, and leaves *path* as it was then.
         """
         media_id = secrets.token_hex(16)
-        suffix = _safe_suffix(path.suffix)
-        facts = {
-            "name": _display_name(name) or media_id + suffix,
-            "media_type": media_type or media_type_of(suffix),
-            "duration_s": duration_s,
-            "created_at": self._clock().astimezone(UTC).isoformat(),
-            "title": title,
-            "extractor": extractor,
-            "source": source,
-        }
+        suffix = safe_suffix(path.suffix)
+        facts = sidecar(
+            suffix,
+            name=display_name(name) or media_id + suffix,
+            media_type=media_type,
+            duration_s=duration_s,
+            created_at=self._clock(),
+            title=title,
+            extractor=extractor,
+            source=source,
+        )
         place = self.root / (media_id + suffix)
         with _full_disk_told():
             self._move(path, place)
             try:
-                self._write_sidecar(media_id, {"suffix": suffix} | facts)
+                self._write_sidecar(media_id, facts)
             except BaseException:
                 self._move(place, path)
                 raise
@@ -180,6 +229,29 @@ class MediaStore:
         self._sidecar(media_id).unlink(missing_ok=True)
         media.path.unlink(missing_ok=True)
 
+    def kept(self) -> Sequence[Kept]:
+        return [Kept(media.id, media.bytes, media.created_at.timestamp()) for media in self.list()]
+
+    def remove_strays(self, before: float) -> int:
+        """Remove what crashed servers left half added before that time (seconds since 1970); return how many."""
+        strays = [*self._incoming.iterdir()]
+        strays += [
+            path for path in self.root.iterdir() if is_media_name(path.name) and not self._sidecar(path.stem).exists()
+        ]
+        removed = 0
+        for stray in strays:
+            with contextlib.suppress(FileNotFoundError):
+                # NOTE: a file that is moved in keeps the time at which it was written.
+                if stray.lstat().st_ctime < before:
+                    _remove(stray)
+                    removed += 1
+        return removed
+
+    @contextlib.asynccontextmanager
+    async def opened(self, reference: str) -> AsyncIterator[Path]:
+        """As `resolve`, as stores elsewhere need it."""
+        yield self.resolve(reference)
+
     def resolve(self, reference: str) -> Path:
         """The file that a caller names: by id, or by a path, absolute or from the store's folder.
 
@@ -188,19 +260,8 @@ class MediaStore:
         """
         if _ID.fullmatch(reference):
             reference = self.get(reference).path.name
-        if not reference:
-            raise MediaNotFound
-        try:
-            path = Path(os.path.realpath(self.root / reference))
-        except ValueError as error:  # a NUL, or characters that no file name can hold
-            raise MediaNotFound from error
-        if not any(path.is_relative_to(folder) for folder in (self.root, *self._roots)):
-            raise PathNotAllowed
-        try:
-            is_file = stat.S_ISREG(path.stat().st_mode)
-        except OSError as error:  # absent, a name too long, a loop of links, a folder that may not be entered
-            raise MediaNotFound from error
-        if not is_file or self._is_own(path):
+        path = file_within(self.root, reference, (self.root, *self._roots))
+        if self._is_own(path):
             raise MediaNotFound
         return path
 
@@ -214,25 +275,18 @@ class MediaStore:
     def _sidecar(self, media_id: str) -> Path:
         return self.root / f"{media_id}.json"
 
-    def _write_sidecar(self, media_id: str, facts: dict[str, Any]) -> None:
+    def _write_sidecar(self, media_id: str, facts: bytes) -> None:
         draft = self.new_place(".json")
         try:
-            draft.write_text(json.dumps(facts, ensure_ascii=True, indent=1), encoding="ascii")
+            draft.write_bytes(facts)
             draft.replace(self._sidecar(media_id))
         finally:
             draft.unlink(missing_ok=True)
 
     def _read_sidecar(self, media_id: str) -> MediaFile:
         """Raises FileNotFoundError; ValueError, KeyError, TypeError where the sidecar is broken."""
-        facts = json.loads(self._sidecar(media_id).read_bytes())
-        suffix = str(facts["suffix"])
-        del facts["suffix"]
-        if suffix != _safe_suffix(suffix):
-            raise ValueError(f"suffix {suffix!r}")
-        if not isinstance(facts["name"], str) or not isinstance(facts["media_type"], str):
-            raise ValueError("name and media_type are not text")
+        suffix, facts = known_of(self._sidecar(media_id).read_bytes())
         path = self.root / (media_id + suffix)
-        facts["created_at"] = datetime.fromisoformat(facts["created_at"]).astimezone(UTC)
         return MediaFile(id=media_id, path=path, bytes=path.stat().st_size, **facts)
 
     def _move(self, source: Path, target: Path) -> None:
@@ -262,13 +316,78 @@ def _full_disk_told() -> Iterator[None]:
         raise
 
 
-def _safe_suffix(suffix: str) -> str:
+def file_within(base: Path, reference: str, folders: Sequence[Path]) -> Path:
+    """The file that *reference* names, absolute or from *base*, with every link followed, in one of *folders*.
+
+    Raises PathNotAllowed for what is outside, whether it exists or not, and MediaNotFound for what is inside and no
+    file.
+    """
+    if not reference:
+        raise MediaNotFound
+    try:
+        path = Path(os.path.realpath(base / reference))
+    except ValueError as error:  # a NUL, or characters that no file name can hold
+        raise MediaNotFound from error
+    if not any(path.is_relative_to(folder) for folder in folders):
+        raise PathNotAllowed
+    try:
+        is_file = stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:  # absent, a name too long, a loop of links, a folder that may not be entered
+        raise MediaNotFound from error
+    if not is_file:
+        raise MediaNotFound
+    return path
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def is_media_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None
+
+
+def is_media_name(name: str) -> bool:
+    """Whether a store has given this name to a file: an id, and perhaps a suffix."""
+    media_id, suffix = name[:ID_CHARS], name[ID_CHARS:]
+    return is_media_id(media_id) and safe_suffix(suffix) == suffix
+
+
+def sidecar(
+    suffix: str, *, name: str, media_type: str | None, created_at: datetime, **facts: str | float | None
+) -> bytes:
+    """What is written beside a file. *media_type* is told from the suffix where none is given."""
+    known = {"suffix": suffix, "name": name, "media_type": media_type or media_type_of(suffix)}
+    facts |= {"created_at": created_at.astimezone(UTC).isoformat()}
+    return json.dumps(known | facts, ensure_ascii=True, indent=1).encode("ascii")
+
+
+def known_of(written: bytes) -> tuple[str, dict[str, Any]]:
+    """The suffix, and what a MediaFile is made of, from a sidecar.
+
+    Raises ValueError, KeyError, TypeError where it is broken.
+    """
+    facts = json.loads(written)
+    suffix = str(facts["suffix"])
+    del facts["suffix"]
+    if suffix != safe_suffix(suffix):
+        raise ValueError(f"suffix {suffix!r}")
+    if not isinstance(facts["name"], str) or not isinstance(facts["media_type"], str):
+        raise ValueError("name and media_type are not text")
+    facts["created_at"] = datetime.fromisoformat(facts["created_at"]).astimezone(UTC)
+    return suffix, facts
+
+
+def safe_suffix(suffix: str) -> str:
     """The suffix in lower case where it is plain and not the sidecars', else none."""
     suffix = suffix.lower()
     return suffix if _SUFFIX.fullmatch(suffix) and suffix != ".json" else ""
 
 
-def _display_name(name: str) -> str:
+def display_name(name: str) -> str:
     """A name without control and invisible formatting characters (which can make ".mp3" of "3pm."), not too long."""
     kept = "".join(char for char in name if not unicodedata.category(char).startswith("C")).strip()
     return kept[:_MAX_NAME_CHARS]

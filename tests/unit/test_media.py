@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from downloads.media import MediaFile, MediaStore, media_type_of
+from downloads.media import Kept, MediaFile, MediaStore, media_type_of
 from errors import MediaNotFound, PathNotAllowed
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -160,6 +161,28 @@ def test_leftovers_are_cleared_and_files_kept(store: MediaStore) -> None:
     assert store.list() == [media]
 
 
+def test_half_added_files_of_crashed_servers_go_when_they_are_old(store: MediaStore) -> None:
+    """Their ids are known to nobody, and no server that starts clears them while others run."""
+    media = added(store)
+    for stray in (store.root / f"{'0' * 32}.mp3", store.root / ("1" * 32), store.new_place(".mp3")):
+        stray.write_bytes(b"half")
+        # As old as the download's own server says.
+        os.utime(stray, (0, 0))
+    mine = store.root / "mine.mp3"
+    mine.write_bytes(b"put here by hand")
+    assert store.remove_strays(time.time() - 3600) == 0
+    assert store.remove_strays(time.time() + 3600) == 3
+    assert store.list() == [media]
+    assert media.path.exists()
+    assert mine.exists()
+    assert list((store.root / "incoming").iterdir()) == []
+
+
+def test_a_sweep_sees_sizes_and_ages(store: MediaStore) -> None:
+    media = added(store, content=b"sound")
+    assert store.kept() == [Kept(media.id, 5, NOON.timestamp())]
+
+
 @pytest.mark.parametrize(
     "broken",
     ["", "{", "[]", "null", "{}", '{"suffix": ".mp3"}', '{"suffix": "/../../etc/passwd", "created_at": "2026-01-01"}'],
@@ -205,6 +228,16 @@ def test_a_file_is_found_by_id_and_by_path(store: MediaStore) -> None:
     media = added(store)
     for reference in (media.id, str(media.path), media.path.name, f"./{media.path.name}"):
         assert store.resolve(reference) == media.path
+
+
+async def test_a_file_can_be_opened_by_what_names_it(store: MediaStore) -> None:
+    """As in stores elsewhere, which fetch it first."""
+    media = added(store)
+    async with store.opened(media.id) as path:
+        assert path == media.path
+    with pytest.raises(PathNotAllowed):
+        async with store.opened("/etc/passwd"):
+            pass
 
 
 def test_files_in_further_folders_are_found(store: MediaStore, allowed: Path) -> None:
