@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     ("errors", "settings", "cgroup", "turns", "throughput", "key_limits", "undisturbed"),
     ("transcription.core", "transcription.placement", "transcription.languages"),
-    ("memory", "cores", "limits", "classic", "waiting", "transcription.vitals"),
+    ("memory", "disk", "cores", "limits", "classic", "waiting", "transcription.vitals"),
     ("reservation",),
     ("lanes",),
     (
@@ -32,10 +32,12 @@ LAYERS = (
     ("memory_watch",),
     ("metrics",),
     ("transcription.subtitle_units", "transcription.pcm", "downloads.urls", "downloads.proxy_messages"),
+    ("downloads.local_copies", "downloads.objects"),
     ("transcription.subtitles", "recording", "transcription.weights"),
     ("transcription.formats", "transcription.models", "transcription.audio", "transcription.speech"),
     ("transcription.footprint", "transcription.sizing"),
     ("transcription.pyannote_child", "transcription.whisper", "downloads.media", "downloads.extract"),
+    ("downloads.object_media",),
     ("transcription.loaded_models",),
     ("downloads.egress", "downloads.ytdlp_child", "downloads.ytdlp", "transcription.engine_child"),
     ("downloads.fetch", "transcription.engine", "transcription.replicas", "transcription.scheduler"),
@@ -43,10 +45,11 @@ LAYERS = (
     ("jobs.model", "jobs.tables", "jobs.bells"),
     ("jobs.turns", "jobs.database", "jobs.rows", "jobs.migrations", "jobs.uploads", "jobs.journal"),
     ("jobs.store", "jobs.leases", "jobs.crew", "jobs.webhooks"),
-    ("jobs.runner", "jobs.reaper", "jobs.sweeper", "jobs.fleet", "jobs.celery_queue"),
+    ("jobs.sharing", "jobs.reaper", "jobs.sweeper", "jobs.fleet", "jobs.celery_queue"),
+    ("jobs.runner",),
     ("jobs.desk",),
     ("api",),
-    ("main", "planning"),
+    ("main", "planning", "worker"),
 )
 """From the ground up: a module imports from layers below it, or from its own."""
 
