@@ -123,6 +123,10 @@ class LocalCopies:
                     raise GivenUp
             if not _is_at(file.fileno(), part):
                 return
+            if self.place(name).exists():
+                # It came between the look and the lock. Another in its place would be held by nobody.
+                part.unlink()
+                return
 
             def write(block: bytes) -> None:
                 if given_up.is_set():

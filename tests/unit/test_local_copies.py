@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from downloads import local_copies
 from downloads.local_copies import Fetch, LocalCopies, Write
 from errors import StorageFull, StoreUnavailable
 
@@ -165,8 +166,26 @@ async def test_a_caller_who_goes_stops_the_fetch(copies: LocalCopies) -> None:
     await stopped.wait()
 
 
-async def test_a_copy_that_comes_too_late_is_let_go(copies: LocalCopies) -> None:
+def test_a_copy_that_comes_between_two_looks_is_not_replaced(
+    copies: LocalCopies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever holds it would hold a file that is not there any more."""
+    before = copies.fetched("a", content(5)).stat()
+    real, looks = local_copies._pinned, []
+
+    def late(place: Path) -> int | None:
+        looks.append(place)
+        return real(place) if len(looks) > 1 else None
+
+    monkeypatch.setattr(local_copies, "_pinned", late)
+    assert os.path.samestat(copies.fetched("a", absent).stat(), before)
+    assert there(copies) == ["a"]
+
+
+async def test_a_copy_that_comes_too_late_is_let_go(tmp_path: Path) -> None:
     """Else it could never be removed again."""
+    # With one thread, whoever came too late is through before those who come now.
+    copies = LocalCopies(tmp_path / "copies", max_bytes=100, threads=1)
     begun, go = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -187,9 +206,9 @@ async def test_a_copy_that_comes_too_late_is_let_go(copies: LocalCopies) -> None
     go.set()
     async with copies.opened("a", absent):
         pass
-    # Whoever came too late is called back before those who come now.
     copies.trim()
     assert there(copies) == []
+    copies.close()
 
 
 def test_what_is_adopted_needs_no_fetch(copies: LocalCopies, tmp_path: Path) -> None:
