@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +20,16 @@ BUSY_S = 30
 """How long a writer waits for the one before it. SQLite has one at a time; each is done within milliseconds."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_MIGRATION_LOCK = 0x57E206A7E
-"""Of all programs that use the database, ours alone takes this lock: one migrates, the others wait for it."""
+
+
+class Lock(enum.IntEnum):
+    """What only one transaction may be at. PostgreSQL knows these by numbers, which no other program takes."""
+
+    MIGRATION = 0x57E206A7E
+    TURNS = enum.auto()
+    """Finding out whose turn it is, and noting that it was."""
+    QUEUE = enum.auto()
+    """Finding room in the queue, and taking it."""
 
 
 class Database:
@@ -31,7 +40,8 @@ class Database:
         database's own, so that machines need not agree. Raises ConfigurationError for a URL of neither kind."""
         try:
             address = sa.make_url(url)
-        except sa.exc.ArgumentError:
+        except (sa.exc.ArgumentError, ValueError):
+            # NOTE: what is no port may be half a password.
             raise ConfigurationError(
                 "DATABASE_URL is no database's address, such as postgresql://user@host/name."
             ) from None
@@ -39,8 +49,7 @@ class Database:
         self.is_shared = address.get_backend_name() == "postgresql"
         if self.is_shared:
             address = address.set(drivername="postgresql+psycopg")
-            # NOTE: a connection that a restart of the database has broken is found out before it is used.
-            self._engine = sa.create_engine(address, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+            self._engine = _postgresql(address)
         elif address.get_backend_name() == "sqlite":
             self._engine = sa.create_engine(address, connect_args={"timeout": BUSY_S, "check_same_thread": False})
             sa.event.listen(self._engine, "connect", _prepare_sqlite)
@@ -48,15 +57,19 @@ class Database:
         else:
             raise ConfigurationError("DATABASE_URL must begin with postgresql:// or sqlite:///.")
         self._writer = self._engine.execution_options(writes=True)
+        # A SQLite transaction sees one state of the database anyway.
+        self._reader = self._engine.execution_options(
+            **{"isolation_level": "REPEATABLE READ"} if self.is_shared else {}
+        )
 
     def __repr__(self) -> str:
-        # Without the password.
-        return f"Database({self._engine.url.render_as_string()!r})"
+        # Without the password, which may also be among the parameters.
+        return f"Database({self._engine.url.set(query={}).render_as_string()!r})"
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """One consistent view. Raises StoreUnavailable."""
-        with _told(), self._engine.begin() as connection:
+        with _told(), self._reader.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -68,6 +81,11 @@ class Database:
     def insert(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
         """An insert that knows what to do where the row is there already."""
         return postgresql.insert(table) if self.is_shared else sqlite.insert(table)
+
+    def alone(self, connection: sa.Connection, lock: Lock) -> None:
+        """Wait until no other transaction has *lock*; this one has it to its end. SQLite has one writer at a time."""
+        if self.is_shared:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(int(lock))))
 
     def now(self, connection: sa.Connection) -> float:
         """Seconds since 1970, by the clock that all who use this database share."""
@@ -82,13 +100,26 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS))
         with self.writing() as connection:
-            if self.is_shared:
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            self.alone(connection, Lock.MIGRATION)
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
     def close(self) -> None:
         self._engine.dispose()
+
+
+def _postgresql(address: sa.URL) -> sa.Engine:
+    try:
+        return sa.create_engine(
+            address,
+            # A connection that a restart of the database has broken is found out before it is used.
+            pool_pre_ping=True,
+            # Whatever the server's own default: who waited for a row looks at it as it is now, as leases need it.
+            isolation_level="READ COMMITTED",
+            connect_args={"connect_timeout": 5},
+        )
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"DATABASE_URL is PostgreSQL's, but {error.name} is not installed here.") from error
 
 
 def _prepare_sqlite(connection: object, _: object) -> None:
@@ -115,10 +146,18 @@ def _told() -> Iterator[None]:
     except DBAPIError as error:
         if _is_full(error):
             raise StorageFull from error
-        if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
+        if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError) or _is_copy(error):
             raise StoreUnavailable from error
         raise
+    except sa.exc.TimeoutError as error:
+        # All connections are in use, and stay so.
+        raise StoreUnavailable from error
 
 
 def _is_full(error: DBAPIError) -> bool:
     return "disk is full" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "53100"
+
+
+def _is_copy(error: DBAPIError) -> bool:
+    """Whether the server takes no writes: after a failover, until connections go to the new one."""
+    return getattr(error.orig, "sqlstate", None) == "25006"

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from errors import WorkerCrashed
-from jobs.database import Database
+from jobs.database import Database, Lock
 from jobs.model import MAX_ATTEMPTS, Job, Stage, State
 from jobs.rows import COLUMNS, changed, end, job_of, tell
 from jobs.tables import jobs, results, shares
@@ -52,6 +52,8 @@ class Leases:
     def claim(self, works: Collection[Work]) -> Job | None:
         """The job whose turn it is, of those kinds, for this owner from now on; None where none waits."""
         with self._database.writing() as connection:
+            # Two that read the same accounts would take one turn twice, and pass over the lowest class's.
+            self._database.alone(connection, Lock.TURNS)
             lines = connection.execute(
                 sa.select(jobs.c.priority, jobs.c.key, sa.func.min(jobs.c.created_at))
                 .where(jobs.c.state == State.QUEUED, jobs.c.work.in_(works))
@@ -93,13 +95,11 @@ class Leases:
             stage_done=None,
         )
         assert job is not None
-        tell(connection, job, [(State.RUNNING, {"attempt": job.attempt})], now)
-        return job
+        return tell(connection, job, [(State.RUNNING, {"attempt": job.attempt})], now)
 
     def _charge(self, connection: sa.Connection, job: Job, account: Shares) -> None:
         """*job*'s key has had its turn."""
         start = account.start_of(job.key)
-        # In one order, for all who claim at the same time.
         for priority, key, ends in (
             (job.priority, job.key, start + (UNKNOWN_SIZE if job.size is None else job.size)),
             (job.priority, "", start),
@@ -159,11 +159,20 @@ class Leases:
                 connection.execute(sa.insert(results).values(job_id=job.id, attempt=job.attempt, body=result))
 
     def give_back(self, job: Job, told: Told = (), values: Values = NO_VALUES) -> None:
-        """Queue *job* again, at its old place: this owner stops, and it is nobody's fault. Raises LeaseLost."""
+        """Queue *job* again, at its old place: this owner stops, and it is nobody's fault. Raises LeaseLost.
+
+        A job that was to be cancelled is: whoever asked for that shall not see it wait again.
+        """
+        mine = self._mine(job)
         with self._database.writing() as connection:
             now = self._database.now(connection)
-            if not _requeue(connection, self._mine(job), now, told, **values):
+            cancelling = connection.scalar(sa.select(jobs.c.cancelling).where(mine).with_for_update())
+            if cancelling is None:
                 raise LeaseLost
+            if cancelling:
+                end(connection, mine, State.CANCELLED, now, told, **values)
+            else:
+                _requeue(connection, mine, now, told, **values)
 
     def same_as(self, job: Job, digest: str) -> Job | None:
         """Another job of the same key that has made, or is making, the same of the same samples; a finished one first.
@@ -220,16 +229,16 @@ class Leases:
         with self._database.writing() as connection:
             now = self._database.now(connection)
             silent = sa.or_(jobs.c.sent_at.is_(None), jobs.c.sent_at < now - older_than_s)
-            which = (
-                sa.select(jobs.c.id)
+            found = connection.execute(
+                sa.select(*COLUMNS)
                 .where(jobs.c.state == State.QUEUED, silent)
                 .order_by(jobs.c.priority, jobs.c.created_at)
                 .limit(limit)
+                .with_for_update(skip_locked=True)
             )
-            found = connection.execute(
-                sa.update(jobs).where(jobs.c.id.in_(which)).values(sent_at=now).returning(*COLUMNS)
-            )
-            return [job_of(row) for row in found]
+            told = [job_of(row) for row in found]
+            connection.execute(sa.update(jobs).where(jobs.c.id.in_([job.id for job in told])).values(sent_at=now))
+            return told
 
 
 def _requeue(
@@ -237,9 +246,7 @@ def _requeue(
 ) -> Job | None:
     nobodys = {"state": State.QUEUED, "owner": None, "lease_until": None, "stage": None, "stage_done": None}
     job = changed(connection, which, **values | nobodys | {"sent_at": None})
-    if job is not None:
-        tell(connection, job, [*told, (State.QUEUED, {})], now)
-    return job
+    return job and tell(connection, job, [*told, (State.QUEUED, {})], now)
 
 
 def _accounts(connection: sa.Connection) -> tuple[dict[int, Shares], int]:

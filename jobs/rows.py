@@ -34,10 +34,13 @@ def changed(connection: sa.Connection, which: sa.ColumnElement[bool], **values: 
     return None if row is None else job_of(row)
 
 
-def tell(connection: sa.Connection, job: Job, new: Sequence[tuple[str, dict[str, Any]]], at: float) -> None:
-    """Write events behind those of *job*, whose row this transaction has changed: nobody else writes any meanwhile."""
+def tell(connection: sa.Connection, job: Job, new: Sequence[tuple[str, dict[str, Any]]], at: float) -> Job:
+    """Write events behind those of *job*, whose row this transaction has changed: nobody else writes any meanwhile.
+
+    The job as it is then.
+    """
     if not new:
-        return
+        return job
     numbered = enumerate(new, job.events + 1)
     connection.execute(
         sa.insert(events),
@@ -46,7 +49,9 @@ def tell(connection: sa.Connection, job: Job, new: Sequence[tuple[str, dict[str,
             for number, (kind, body) in numbered
         ],
     )
-    connection.execute(sa.update(jobs).where(jobs.c.id == job.id).values(events=job.events + len(new)))
+    written = job.events + len(new)
+    connection.execute(sa.update(jobs).where(jobs.c.id == job.id).values(events=written))
+    return dataclasses.replace(job, events=written)
 
 
 def end(
@@ -67,7 +72,7 @@ def end(
     job = changed(connection, which, **values | over | {"stage": None, "stage_done": None})
     if job is None:
         return None
-    tell(connection, job, [*told, (state, {"error": error} if error else {})], now)
+    job = tell(connection, job, [*told, (state, {"error": error} if error else {})], now)
     if job.callback_url:
         connection.execute(
             sa.insert(deliveries).values(

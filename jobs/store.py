@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from errors import IdempotencyConflict, JobNotFound, JobNotOver, NotRetryable, QueueFull
-from jobs.database import Database
+from jobs.database import Database, Lock
 from jobs.model import OVER, Event, Job, NewJob, State
 from jobs.rows import COLUMNS, changed, end, event_of, job_of, new_id, tell
 from jobs.tables import deliveries, events, jobs, results
@@ -20,6 +20,9 @@ from reservation import Work
 
 ANYBODY = None
 """In place of a key: for the service itself, which may see every job."""
+
+_NUL = "\0"
+"""Comes in URLs, and is in no id. PostgreSQL takes no text that has it, not even to look for."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,8 +54,8 @@ class JobStore:
             with self._database.writing() as connection:
                 if twin := _twin(connection, new):
                     return twin, False
-                if owner is None and self._max_queued and _queued(connection) >= self._max_queued:
-                    raise QueueFull
+                if owner is None:
+                    self._check_room(connection, 1)
                 return self._written(connection, new, owner), True
         except IntegrityError:
             # Another machine was quicker by a moment.
@@ -71,14 +74,20 @@ class JobStore:
             with self._database.writing() as connection:
                 if twin := _twin(connection, new[0]):
                     return _batch_of(connection, twin), False
-                if self._max_queued and _queued(connection) + len(new) > self._max_queued:
-                    raise QueueFull
+                self._check_room(connection, len(new))
                 return [self._written(connection, one, None) for one in new], True
         except IntegrityError:
             with self._database.reading() as connection:
                 if twin := _twin(connection, new[0]):
                     return _batch_of(connection, twin), False
             raise
+
+    def _check_room(self, connection: sa.Connection, number: int) -> None:
+        """Raises QueueFull where so many more would be too many; else nobody else takes that room meanwhile."""
+        if self._max_queued:
+            self._database.alone(connection, Lock.QUEUE)
+            if _queued(connection) + number > self._max_queued:
+                raise QueueFull
 
     def _written(self, connection: sa.Connection, new: NewJob, owner: str | None) -> Job:
         now = self._database.now(connection)
@@ -105,8 +114,7 @@ class JobStore:
             }
             told.append((State.RUNNING, {"attempt": 1}))
         job = job_of(connection.execute(sa.insert(jobs).values(**facts).returning(*COLUMNS)).one())
-        tell(connection, job, told, now)
-        return dataclasses.replace(job, events=len(told))
+        return tell(connection, job, told, now)
 
     # --- looked at -------------------------------------------------------------------------------------------------
 
@@ -126,6 +134,8 @@ class JobStore:
         limit: int = 50,
     ) -> list[Job]:
         """Newest first; *before*: the id of the last one that was seen. Raises JobNotFound where there is none such."""
+        if batch_id is not None and _NUL in batch_id:
+            return []
         asked = sa.select(*COLUMNS).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
         if key is not None:
             asked = asked.where(jobs.c.key == key)
@@ -241,21 +251,26 @@ class JobStore:
                 sent_at=None,
             )
             assert again is not None
-            tell(connection, again, [(State.QUEUED, {})], self._database.now(connection))
-        return again
+            return tell(connection, again, [(State.QUEUED, {})], self._database.now(connection))
 
     def forget(self, older_than_s: float, limit: int = 100) -> list[Job]:
         """Remove jobs that have been over for so long, with their results and events; return them."""
         with self._database.writing() as connection:
             now = self._database.now(connection)
-            old = (
-                sa.select(jobs.c.id).where(jobs.c.state.in_(OVER), jobs.c.finished_at < now - older_than_s).limit(limit)
-            )
+            # Held first: a job that is just being tried again would be removed as it was found, else.
+            old = connection.scalars(
+                sa.select(jobs.c.id)
+                .where(jobs.c.state.in_(OVER), jobs.c.finished_at < now - older_than_s)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            ).all()
             gone = connection.execute(sa.delete(jobs).where(jobs.c.id.in_(old)).returning(*COLUMNS))
             return [job_of(row) for row in gone]
 
 
 def _get(connection: sa.Connection, job_id: str, key: str | None, *, lock: bool = False) -> Job:
+    if _NUL in job_id:
+        raise JobNotFound
     asked = sa.select(*COLUMNS).where(jobs.c.id == job_id)
     if key is not None:
         asked = asked.where(jobs.c.key == key)
