@@ -32,9 +32,13 @@ from api.application import assemble
 from api.keys import Keys, kept_key
 from api.services import Services
 from cores import available_cores
+from disk import Disk
 from downloads.egress import EgressProxy
 from downloads.fetch import Fetcher
-from downloads.media import MediaStore
+from downloads.local_copies import LocalCopies
+from downloads.media import Media, MediaStore
+from downloads.object_media import ObjectMedia
+from downloads.objects import Objects
 from downloads.urls import AddressPolicy
 from errors import ConfigurationError, ServiceError
 from ffmpeg import FFmpeg
@@ -43,12 +47,13 @@ from jobs.crew import Crew
 from jobs.database import Database
 from jobs.desk import Desk
 from jobs.fleet import Facts, Fleet, FleetWatch, keep_reporting
-from jobs.leases import LEASE_S, Leases
+from jobs.leases import Leases
 from jobs.model import Job
 from jobs.reaper import reap
 from jobs.runner import POLL_S, Runner
 from jobs.store import JobStore
-from jobs.uploads import UploadStore
+from jobs.sweeper import Lifetimes, sweep
+from jobs.uploads import ObjectUploads, Uploads, UploadStore
 from jobs.webhooks import Webhooks, new_secret
 from limits import MemorySemaphore
 from memory import MemoryReading, cuda_memory, memory_events, mps_memory, own_bytes, pressure, read_ram
@@ -121,8 +126,9 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
         except OSError as error:
             raise ConfigurationError(f"DATA_DIR={settings.data_dir} cannot be used: {error.strerror}.") from error
         try:
-            media = MediaStore(settings.media_path, settings.media_roots)
-            if first:
+            media, uploads = await asyncio.to_thread(stores, settings, stack)
+            # NOTE: in a folder that machines share, others may be writing.
+            if first and isinstance(media, MediaStore) and not settings.media_url:
                 media.clear_incoming()
         except OSError as error:
             raise ConfigurationError(f"MEDIA_DIR={settings.media_path} cannot be used: {error.strerror}.") from error
@@ -171,6 +177,7 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
             timeout_s=settings.download_timeout_s,
         )
         crew = Crew(transcriber, fetcher, media, ffmpeg, admission, max_duration_s=settings.max_duration_s)
+        disk = Disk(settings.data_dir, settings.disk_reserve_mb * MIB)
         database = Database(settings.database)
         stack.callback(database.close)
         await asyncio.to_thread(database.migrate)
@@ -200,6 +207,8 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
                 database,
                 crew,
                 media,
+                uploads,
+                disk,
                 admission,
                 metrics,
                 alone=first,
@@ -219,6 +228,7 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
             transcriber=transcriber,
             library=library,
             media=media,
+            disk=disk,
             fetcher=fetcher,
             work_folder=settings.work_path,
             default_model=default_model,
@@ -273,7 +283,9 @@ async def job_desk(
     settings: Settings,
     database: Database,
     crew: Crew,
-    media: MediaStore,
+    media: Media,
+    uploads: Uploads,
+    disk: Disk,
     admission: AdmissionController,
     metrics: Metrics,
     *,
@@ -284,9 +296,9 @@ async def job_desk(
     still lives, as far as they share no database with other machines. *facts*: what this process says of itself, by
     the number of jobs that run; None: it does no jobs."""
     owner = f"{socket.gethostname()[:40]}:{secrets.token_hex(8)}"
-    leases, bells = Leases(database, owner), Bells()
-    store = JobStore(database, lease_s=LEASE_S, max_queued=settings.max_queued_jobs)
-    uploads = UploadStore(settings.upload_path)
+    leases, bells = Leases(database, owner, lease_s=settings.job_lease_s), Bells()
+    store = JobStore(database, lease_s=settings.job_lease_s, max_queued=settings.max_queued_jobs)
+    fleet = Fleet(database)
     if alone and not database.is_shared:
         await asyncio.to_thread(leases.expire, all_owners=True)
     async with contextlib.AsyncExitStack() as stack:
@@ -300,19 +312,37 @@ async def job_desk(
                 uploads,
                 admission,
                 bells,
+                disk,
                 work_folder=settings.work_path,
                 poll_s=POLL_S,
                 grace_s=settings.shutdown_grace_s,
                 on_transcript=metrics.transcribed,
+                others=lambda: sum(member.id != owner for member in fleet.members()),
+                split_above_s=settings.split_above_s,
             )
             await stack.enter_async_context(runner)
             say, own = facts, runner
-            reporting = keep_reporting(Fleet(database), owner, lambda: say(len(own.running)))
+            reporting = keep_reporting(fleet, owner, lambda: say(len(own.running)))
             await stack.enter_async_context(background(reporting, "fleet"))
         desk = Desk(store, leases, uploads, media, bells, runner, publish=publish)
         reaping = reap(leases, desk.tell, republishes=publish is not None)
         await stack.enter_async_context(background(reaping, "reaper"))
+        lifetimes = Lifetimes(settings.result_ttl_s, settings.media_ttl_s, int(settings.media_quota_gb * 2**30))
+        await stack.enter_async_context(background(sweep(store, uploads, media, lifetimes), "sweeper"))
         yield desk
+
+
+def stores(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[Media, Uploads]:
+    """Where media and uploads lie. Raises OSError, ConfigurationError, StoreUnavailable."""
+    if not settings.media_url.startswith("s3://"):
+        return MediaStore(settings.media_path, settings.media_roots), UploadStore(settings.upload_path)
+    objects = Objects.at(settings.media_url)
+    stack.callback(objects.close)
+    objects.check()
+    copies = LocalCopies(settings.data_dir / "copies", settings.media_cache_mb * MIB)
+    stack.callback(copies.close)
+    media = ObjectMedia(objects.below("media"), copies, settings.media_roots)
+    return media, ObjectUploads(objects.below("uploads"), copies)
 
 
 @contextlib.contextmanager

@@ -40,6 +40,15 @@ class Settings(BaseSettings):
     media_roots: Annotated[tuple[Path, ...], CommaSeparated] = Field(
         (), description="Further folders that audio_file and video_file may name files in, comma-separated."
     )
+    media_url: str = Field(
+        "", description="Media and uploads of several machines: a folder that they share, or s3://bucket/prefix."
+    )
+    media_cache_mb: int = Field(
+        4096, ge=0, description="Local copies of what lies in s3://, in MiB: two of the largest uploads."
+    )
+    media_ttl_s: float = Field(0, ge=0, description="Stored files older than this are deleted, in seconds; 0: never.")
+    media_quota_gb: float = Field(0, ge=0, description="Stored files together, in GiB; the oldest go. 0: no limit.")
+    disk_reserve_mb: int = Field(512, ge=0, description="Room on the data disk below which no work begins, in MiB.")
     model_dir: Path | None = Field(None, description="Weights, one folder a model. Default: DATA_DIR/models.")
 
     model_size: str = Field("base", description="Model where the caller names none: multilingual, fits 1 GB.")
@@ -108,6 +117,15 @@ class Settings(BaseSettings):
     max_queued_jobs: int = Field(
         10_000, ge=0, description="Jobs that wait; the next is refused with 429. 0: no limit but the disk's."
     )
+    job_lease_s: float = Field(
+        60, ge=2, description="Silent for so long, whoever does a job has lost it, in seconds; kept alive four times."
+    )
+    split_above_s: float = Field(
+        1_800, ge=0, description="Longer recordings are shared among the workers there are, in seconds; 0: never."
+    )
+    result_ttl_s: float = Field(
+        604_800, ge=0, description="A job that is over is forgotten with its result, in seconds: 7 days; 0: never."
+    )
     webhook_secret: SecretStr | None = Field(
         None,
         description="Signs webhooks: whsec_ and base64. Empty: one is kept in DATA_DIR; machines need the same one.",
@@ -132,7 +150,16 @@ class Settings(BaseSettings):
         return value.lower() if isinstance(value, str) else value
 
     @property
+    def media_folder(self) -> Path | None:
+        """The folder that several machines share; None where there is none, or object storage in its place."""
+        if not self.media_url or self.media_url.startswith("s3://"):
+            return None
+        return Path(self.media_url.removeprefix("file://")).resolve()
+
+    @property
     def media_path(self) -> Path:
+        if self.media_folder is not None:
+            return self.media_folder / "media"
         return (self.media_dir or self.data_dir / "media").resolve()
 
     @property
@@ -147,7 +174,7 @@ class Settings(BaseSettings):
     @property
     def upload_path(self) -> Path:
         """Uploads of jobs that are not over."""
-        return (self.data_dir / "uploads").resolve()
+        return (self.media_folder or self.data_dir).resolve() / "uploads"
 
     @property
     def database(self) -> str:
@@ -176,5 +203,9 @@ class Settings(BaseSettings):
                 f"HOST={self.host} lets other machines reach this server, but no API key is set. Set API_KEYS to one "
                 "or more long random strings (such as: export API_KEYS=$(openssl rand -hex 32)), or set HOST=127.0.0.1."
             )
+        if self.media_url and self.media_dir:
+            raise ConfigurationError("MEDIA_URL and MEDIA_DIR are both set: keep the one that you mean.")
+        if "://" in self.media_url and not self.media_url.startswith(("file://", "s3://")):
+            raise ConfigurationError("MEDIA_URL must be a folder, file:///… or s3://bucket/prefix.")
         if set(self.batch_keys) - set(self.api_keys):
             raise ConfigurationError("BATCH_KEYS holds a key that is not in API_KEYS: put it into both.")

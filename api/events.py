@@ -247,6 +247,7 @@ def _segment(kept: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
-def _rounded(value: float | None, decimals: int) -> float | None:
+def _rounded(value: float | str | None, decimals: int) -> float | None:
     """JSON has no NaN: null says that the number is not known."""
-    return round(value, decimals) if value is not None and math.isfinite(value) else None
+    number = float("nan" if value is None else value)
+    return round(number, decimals) if math.isfinite(number) else None

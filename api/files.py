@@ -51,12 +51,14 @@ async def list_files(request: Request) -> FileList:
 )
 async def send_file(request: Request, id: str) -> Response:
     """Understands Range, so that players can seek and broken downloads go on."""
-    media = await asyncio.to_thread(services(request).media.get, id)
+    store = services(request).media
+    media = await asyncio.to_thread(store.get, id)
+    path = await asyncio.to_thread(store.resolve, id)
     try:
-        stat = await asyncio.to_thread(os.stat, media.path)
+        stat = await asyncio.to_thread(os.stat, path)
     except FileNotFoundError as error:
         raise MediaNotFound from error
-    return _MediaResponse(media.path, media_type=media.media_type, filename=media.name, stat_result=stat)
+    return _MediaResponse(path, media_type=media.media_type, filename=media.name, stat_result=stat)
 
 
 @router.delete(

@@ -85,6 +85,8 @@ async def handed_in(
     the file. Raises what these raise, what the gate raises, and the errors of the work itself.
     """
     parts, key = services(request), key_name(request)
+    declared = request.headers.get("content-length", "")
+    parts.disk.check_room(min(int(declared), max_bytes) if declared.isdecimal() else 0)
     background = request.query_params.get("mode") == "async" or _prefers_async(prefer)
     async with contextlib.AsyncExitStack() as stack:
         if background:
@@ -121,8 +123,10 @@ async def _accepted(parts: Services, new: NewJob, upload: Path | None) -> Respon
     if url := new.source.get("url"):
         parts.fetcher.check(url)
     elif new.work is Work.TRANSCRIPTION:
-        source = upload or parts.media.resolve(new.source["file"])
-        size_s = await parts.transcriber.measure(source, new.key, new.priority)
+        async with (
+            parts.media.opened(new.source["file"]) if upload is None else contextlib.nullcontext(upload) as source
+        ):
+            size_s = await parts.transcriber.measure(source, new.key, new.priority)
         parts.admission.check_accepts(new.work, new.key, size_s)
         new = replace(new, size=size_s)
     job = await parts.desk.submit(new, upload)

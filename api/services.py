@@ -10,7 +10,8 @@ from fastapi import Request
 
 from admission import AdmissionController
 from api.keys import Keys
-from downloads.media import MediaStore
+from disk import Disk
+from downloads.media import Media
 from jobs.crew import Fetcher, Transcriber
 from jobs.desk import Desk
 from jobs.webhooks import Webhooks
@@ -45,7 +46,8 @@ class Services:
     webhooks: Webhooks
     transcriber: Transcriber
     library: ModelLibrary
-    media: MediaStore
+    media: Media
+    disk: Disk
     fetcher: Fetcher
     work_folder: Path
     """Requests make their private folders in it and remove them when they end."""

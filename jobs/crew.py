@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -16,7 +18,7 @@ import prices
 from admission import AdmissionController
 from downloads.extract import ExtractOptions, extract
 from downloads.fetch import Fetched, MediaKind
-from downloads.media import MediaFile, MediaStore
+from downloads.media import Media, MediaFile
 from downloads.ytdlp import Progress
 from ffmpeg import FFmpeg
 from jobs.journal import JobJournal
@@ -86,7 +88,7 @@ class Crew:
         self,
         transcriber: Transcriber,
         fetcher: Fetcher,
-        media: MediaStore,
+        media: Media,
         ffmpeg: FFmpeg,
         admission: AdmissionController,
         *,
@@ -118,7 +120,12 @@ class Crew:
         options = OPTIONS.validate_python(job.options)
         if upload is None and (url := job.source.get("url")):
             return await self._transcribe_link(url, options, folder, place, journal)
-        return await self._transcriber.run(upload or self._media.resolve(job.source["file"]), options, place, journal)
+        async with self._source(job, upload) as source:
+            return await self._transcriber.run(source, options, place, journal)
+
+    def _source(self, job: Job, upload: Path | None) -> contextlib.AbstractAsyncContextManager[Path]:
+        """Where the recording can be read, while the context lasts."""
+        return self._media.opened(job.source["file"]) if upload is None else contextlib.nullcontext(upload)
 
     async def _transcribe_link(
         self, url: str, options: TranscriptionOptions, folder: Path, place: Reservation, journal: JobJournal
@@ -138,7 +145,8 @@ class Crew:
     async def _download(self, job: Job, folder: Path, place: Reservation, journal: JobJournal) -> MediaFile:
         options = DOWNLOAD_OPTIONS.validate_python(job.options)
         fetched = await self._fetch(job.source["url"], options, folder, place, journal)
-        return self._media.add(
+        return await asyncio.to_thread(
+            self._media.add,
             fetched.path,
             name=fetched.name,
             media_type=fetched.media_type,
@@ -178,13 +186,14 @@ class Crew:
         self, job: Job, upload: Path | None, folder: Path, place: Reservation, journal: JobJournal
     ) -> MediaFile:
         options = EXTRACT_OPTIONS.validate_python(job.options)
-        source = upload or self._media.resolve(job.source["file"])
-        name = Path(job.source.get("name") or "audio").stem if upload else source.stem
         target = folder / f"audio.{options.format}"
         await place.granted({prices.MEMORY: prices.FFMPEG_BYTES})
-        journal.at(Stage.EXTRACTING)
-        made = await extract(self._ffmpeg, source, target, options=options, max_duration_s=self._max_duration_s)
-        return self._media.add(
+        async with self._source(job, upload) as source:
+            name = Path(job.source.get("name") or "audio").stem if upload else source.stem
+            journal.at(Stage.EXTRACTING)
+            made = await extract(self._ffmpeg, source, target, options=options, max_duration_s=self._max_duration_s)
+        return await asyncio.to_thread(
+            self._media.add,
             target,
             name=f"{name}.{options.format}",
             media_type=made.media_type,

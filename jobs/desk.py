@@ -10,15 +10,15 @@ from pathlib import Path
 
 import structlog
 
-from downloads.media import MediaStore
-from errors import JobCancelled, raised_again
+from downloads.media import Media
+from errors import IdempotencyConflict, JobCancelled, QueueFull, UploadGone, raised_again
 from jobs.bells import Bells, heard_within
 from jobs.crew import TRANSCRIPT, Outcome
 from jobs.leases import Leases
 from jobs.model import Job, NewJob, State
 from jobs.runner import Runner
 from jobs.store import JobStore
-from jobs.uploads import UploadStore
+from jobs.uploads import Uploads
 from reservation import Reservation, Work
 from undisturbed import undisturbed
 
@@ -35,8 +35,8 @@ class Desk:
         self,
         store: JobStore,
         leases: Leases,
-        uploads: UploadStore,
-        media: MediaStore,
+        uploads: Uploads,
+        media: Media,
         bells: Bells,
         runner: Runner | None,
         *,
@@ -50,6 +50,8 @@ class Desk:
         self._media = media
         self._runner = runner
         self._publish = publish
+        if runner is not None:
+            runner.tell = self.tell
 
     # --- handing in ------------------------------------------------------------------------------------------------
 
@@ -61,15 +63,21 @@ class Desk:
         kept = None if upload is None else await asyncio.to_thread(self._uploads.keep, upload)
         if kept is not None:
             new = dataclasses.replace(new, source=new.source | {"upload": kept})
-        created = False
         try:
             job, created = await asyncio.to_thread(self.store.submit, new)
-        finally:
-            if kept is not None and not created:
-                self._uploads.remove(kept)
+        except (IdempotencyConflict, QueueFull):
+            await self._forget(kept)
+            raise
+        # NOTE: after any other error the job may be there all the same; the sweeper knows better later.
         if created:
             self.tell([job])
+        else:
+            await self._forget(kept)
         return job
+
+    async def _forget(self, upload: str | None) -> None:
+        if upload is not None:
+            await asyncio.to_thread(self._uploads.remove, upload)
 
     async def attend(self, new: NewJob, upload: Path | None, folder: Path, place: Reservation) -> Outcome:
         """Do the job while its caller waits; or wait for the one that the same idempotency key has made before.
@@ -153,7 +161,10 @@ class Desk:
     async def retry(self, job_id: str, key: str | None = None) -> Job:
         """Queue a failed or cancelled job once more. Raises JobNotFound, NotRetryable, UploadGone."""
         job = await asyncio.to_thread(self.store.get, job_id, key)
-        async with self._uploads.opened(job.source.get("upload")):
-            job = await asyncio.to_thread(self.store.retry, job_id, key)
+        if not any(job.source.get(name) for name in ("upload", "file", "url")):
+            # Its caller waited for it: what it sent was not kept.
+            raise UploadGone
+        await asyncio.to_thread(self._uploads.check, job.source.get("upload"))
+        job = await asyncio.to_thread(self.store.retry, job_id, key)
         self.tell([job])
         return job

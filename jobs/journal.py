@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
 from jobs.model import LANGUAGE, SEGMENT, Event, Stage
-from transcription.core import Segment, Transcript, TranscriptSegment
+from transcription.core import Segment, Transcript, TranscriptionOptions, TranscriptSegment
 from transcription.journal import Journal, Span
 from transcription.protocol import Language
 
 SEGMENT_RESULT = TypeAdapter(TranscriptSegment)
 
 Told = list[tuple[str, dict[str, Any]]]
+
+
+class Sharing(Protocol):
+    """Hands parts of a recording to other workers."""
+
+    async def hand_out(self, segments: Sequence[Segment], options: TranscriptionOptions) -> None: ...
+
+    async def elsewhere(self, span: Span) -> TranscriptSegment | None: ...
 
 
 class JobJournal(Journal):
@@ -27,9 +36,17 @@ class JobJournal(Journal):
         self,
         past: Sequence[Event] = (),
         *,
+        only: Sequence[Sequence[int]] | None = None,
         reuse: Callable[[str], Awaitable[Transcript | None]] | None = None,
+        sharing: Sharing | None = None,
+        split_above_s: float = 0.0,
     ) -> None:
-        """*past*: what earlier attempts have told. *reuse*: asked for the transcript of samples by their digest."""
+        """*past*: what earlier attempts have told. *only*: the spans that are wanted. *reuse*: asked for the transcript
+        of samples by their digest. *sharing*: with whom recordings above *split_above_s* are shared."""
+        self.only = None if only is None else [(first, samples) for first, samples in only]
+        self._sharing = sharing
+        self._split_above_s = split_above_s
+        self._audio_s = 0.0
         self._told: Told = []
         self._values: dict[str, Any] = {}
         self._reuse = reuse
@@ -58,6 +75,7 @@ class JobJournal(Journal):
         self.note(stage=stage, stage_done=done)
 
     def begun(self, audio_s: float) -> None:
+        self._audio_s = audio_s
         self.at(Stage.TRANSCRIBING)
         self.note(size=audio_s)
 
@@ -70,9 +88,20 @@ class JobJournal(Journal):
         self.note(done=result.end)
         body = {
             "span": [segment.first_sample, segment.samples],
-            "segment": SEGMENT_RESULT.dump_python(result, mode="json"),
+            "segment": json.loads(SEGMENT_RESULT.dump_json(result)),
         }
         self._told.append((SEGMENT, body))
+
+    @property
+    def shares(self) -> bool:
+        return self._sharing is not None and self._audio_s > self._split_above_s
+
+    async def share(self, segments: Sequence[Segment], options: TranscriptionOptions) -> None:
+        if self._sharing:
+            await self._sharing.hand_out(segments, options)
+
+    async def elsewhere(self, span: Span) -> TranscriptSegment | None:
+        return await self._sharing.elsewhere(span) if self._sharing else None
 
     def samples_known(self, digest: str) -> None:
         self.note(content_hash=digest)

@@ -20,8 +20,8 @@ from jobs.turns import NOTHING, Shares, Waiting, in_order
 from reservation import Work
 
 LEASE_S = 60.0
-HEARTBEAT_S = 15.0
-"""Three may be missed: a machine that swaps, or a database that restarts, is not dead yet."""
+HEARTBEATS = 4
+"""In each lease. Three may be missed: a machine that swaps, or a database that restarts, is not dead yet."""
 
 UNKNOWN_SIZE = 60.0
 """What a turn costs its key where nobody knows how long the recording lasts, in audio-seconds."""
@@ -47,7 +47,7 @@ class Leases:
         """*owner*: a name that no other process has, nor this one after a restart."""
         self._database = database
         self.owner = owner
-        self._lease_s = lease_s
+        self.lease_s = lease_s
 
     def claim(self, works: Collection[Work]) -> Job | None:
         """The job whose turn it is, of those kinds, for this owner from now on; None where none waits."""
@@ -56,7 +56,7 @@ class Leases:
             self._database.alone(connection, Lock.TURNS)
             lines = connection.execute(
                 sa.select(jobs.c.priority, jobs.c.key, sa.func.min(jobs.c.created_at))
-                .where(jobs.c.state == State.QUEUED, jobs.c.work.in_(works))
+                .where(*self._claimable(works))
                 .group_by(jobs.c.priority, jobs.c.key)
             ).all()
             if not lines:
@@ -65,12 +65,7 @@ class Leases:
             for line in in_order((Waiting(*row) for row in lines), accounts, rounds):
                 first = connection.scalar(
                     sa.select(jobs.c.id)
-                    .where(
-                        jobs.c.state == State.QUEUED,
-                        jobs.c.work.in_(works),
-                        jobs.c.priority == line.priority,
-                        jobs.c.key == line.key,
-                    )
+                    .where(*self._claimable(works), jobs.c.priority == line.priority, jobs.c.key == line.key)
                     .order_by(jobs.c.created_at, jobs.c.id)
                     .limit(1)
                     .with_for_update(skip_locked=True)
@@ -81,6 +76,10 @@ class Leases:
                     return job
         return None
 
+    def _claimable(self, works: Collection[Work]) -> tuple[sa.ColumnElement[bool], ...]:
+        meant = sa.or_(jobs.c.not_for.is_(None), jobs.c.not_for != self.owner)
+        return jobs.c.state == State.QUEUED, jobs.c.work.in_(works), meant
+
     def _begin(self, connection: sa.Connection, job_id: str) -> Job:
         now = self._database.now(connection)
         job = changed(
@@ -89,7 +88,7 @@ class Leases:
             state=State.RUNNING,
             attempt=jobs.c.attempt + 1,
             owner=self.owner,
-            lease_until=now + self._lease_s,
+            lease_until=now + self.lease_s,
             started_at=sa.func.coalesce(jobs.c.started_at, now),
             stage=Stage.WAITING,
             stage_done=None,
@@ -109,11 +108,18 @@ class Leases:
             known = shares.c.ends + 1 if ends is None else ends
             connection.execute(new.on_conflict_do_update(index_elements=["priority", "key"], set_={"ends": known}))
 
-    def beat(self) -> dict[str, int]:
-        """Hold on to every job for another lease; their attempts, by job."""
+    def beat(self, running: Collection[str] | None = None) -> dict[str, int]:
+        """Hold on to those jobs for another lease; the attempts, by job, of those that are still this owner's.
+
+        *running*: None for all of them.
+        """
         with self._database.writing() as connection:
-            lease_until = self._database.now(connection) + self._lease_s
-            held = sa.update(jobs).where(self._own).values(lease_until=lease_until).returning(jobs.c.id, jobs.c.attempt)
+            held = (
+                sa.update(jobs)
+                .where(self._own, sa.true() if running is None else jobs.c.id.in_(running))
+                .values(lease_until=self._database.now(connection) + self.lease_s)
+                .returning(jobs.c.id, jobs.c.attempt)
+            )
             return {row.id: row.attempt for row in connection.execute(held)}
 
     def cancelled(self) -> set[str]:
@@ -132,7 +138,7 @@ class Leases:
         """Write down what *job* has told, and how far it has come. Raises LeaseLost."""
         with self._database.writing() as connection:
             now = self._database.now(connection)
-            row = changed(connection, self._mine(job), **{**values, "lease_until": now + self._lease_s})
+            row = changed(connection, self._mine(job), **{**values, "lease_until": now + self.lease_s})
             if row is None:
                 raise LeaseLost
             tell(connection, row, told, now)

@@ -65,6 +65,10 @@ class NewJob:
     fingerprint: str | None = None
     """Digest of all that was sent: the same key with another one is a mistake."""
     batch_id: str | None = None
+    parent_id: str | None = None
+    """The job of which it is a part: some segments of a long recording, in `source` as `spans`."""
+    not_for: str | None = None
+    """Who does not want it: a part's parent's owner, who does the rest of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,8 @@ class Job:
     idempotency_key: str | None
     fingerprint: str | None
     batch_id: str | None
+    parent_id: str | None
+    not_for: str | None
     stage: Stage | None
     stage_done: float | None
     """Of the stage, from 0 to 1, where that is known."""

@@ -73,6 +73,7 @@ def end(
     if job is None:
         return None
     job = tell(connection, job, [*told, (state, {"error": error} if error else {})], now)
+    _end_parts(connection, job, now)
     if job.callback_url:
         connection.execute(
             sa.insert(deliveries).values(
@@ -80,6 +81,19 @@ def end(
             )
         )
     return job
+
+
+def _end_parts(connection: sa.Connection, job: Job, now: float) -> None:
+    """Nobody needs the parts of a recording any more whose own job is over."""
+    if job.parent_id is not None:
+        return
+    for part_id, state in connection.execute(
+        sa.select(jobs.c.id, jobs.c.state).where(jobs.c.parent_id == job.id)
+    ).all():
+        if state == State.QUEUED:
+            end(connection, sa.and_(jobs.c.id == part_id, jobs.c.state == State.QUEUED), State.CANCELLED, now)
+        elif state == State.RUNNING:
+            changed(connection, sa.and_(jobs.c.id == part_id, jobs.c.state == State.RUNNING), cancelling=True)
 
 
 def event_of(row: sa.Row[Any]) -> Event:

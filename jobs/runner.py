@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
@@ -16,14 +16,16 @@ import structlog
 
 import telemetry
 from admission import AdmissionController
+from disk import Disk
 from errors import ServiceError, ShuttingDown, StorageFull, StoreUnavailable, told_of
 from jobs.bells import Bells, heard_within
 from jobs.crew import TRANSCRIPT, Crew, Outcome, written
 from jobs.journal import JobJournal
-from jobs.leases import HEARTBEAT_S, LEASE_S, LeaseLost, Leases
-from jobs.model import Event, Job, State
+from jobs.leases import HEARTBEATS, LeaseLost, Leases
+from jobs.model import MAX_ATTEMPTS, Event, Job, State
+from jobs.sharing import Sharing
 from jobs.store import JobStore
-from jobs.uploads import UploadStore
+from jobs.uploads import Uploads
 from reservation import Reservation, Work
 from transcription.core import Transcript
 from undisturbed import undisturbed
@@ -81,23 +83,32 @@ class Runner:
         store: JobStore,
         leases: Leases,
         crew: Crew,
-        uploads: UploadStore,
+        uploads: Uploads,
         admission: AdmissionController,
         bells: Bells,
+        disk: Disk,
         *,
         work_folder: Path,
         poll_s: float,
         grace_s: float,
         on_transcript: Callable[[Transcript], None] = lambda transcript: None,
+        others: Callable[[], int] | None = None,
+        split_above_s: float = 0.0,
     ) -> None:
         """*poll_s*: how often jobs are looked for that nobody told of. *grace_s*: what runs at a stop may run on so
-        long."""
+        long. *others*: how many more do jobs, asked in a thread; recordings above *split_above_s* are shared with them.
+        """
         self._store = store
         self._leases = leases
         self._crew = crew
         self._uploads = uploads
         self._admission = admission
         self._bells = bells
+        self._disk = disk
+        self._others = others if split_above_s else None
+        self._split_above_s = split_above_s
+        self.tell: Callable[[Sequence[Job]], None] = lambda jobs: None
+        """Hears of jobs that are made here; the desk's."""
         self._work_folder = work_folder
         self._poll_s = poll_s
         self._grace_s = grace_s
@@ -158,7 +169,7 @@ class Runner:
         task = asyncio.current_task()
         assert task is not None
         with self._counted(_Running(job, self._journal(job), task, place)) as running:
-            return await self._attempt(running, upload, folder, place)
+            return await self._attempt(running, self._crew.do(job, upload, folder, place, running.journal))
 
     # --- claiming --------------------------------------------------------------------------------------------------
 
@@ -168,12 +179,13 @@ class Runner:
             self._news.clear()
             try:
                 while self._drained_at is None and (works := self._works_with_room()):
+                    self._disk.check_room()
                     job = await asyncio.to_thread(self._leases.claim, works)
                     if job is None:
                         break
                     self._begin(job)
             except (StoreUnavailable, StorageFull) as error:
-                log.error("no job can be claimed", code=error.code, exc_info=error)
+                log.warning("no job can be begun", code=error.code)
             await heard_within(self._news, self._poll_s)
 
     def _works_with_room(self) -> list[Work]:
@@ -196,34 +208,46 @@ class Runner:
 
         running = _Running(job, JobJournal(), asyncio.create_task(work(), name=f"job {job.id}"))
         self._running[job.id] = running
+        self._bells.ring(job.id)
         started.set()
 
     async def _work(self, running: _Running) -> None:
         """A claimed job, from its claim to its end."""
         job = running.job
         try:
-            with self._counted(running), telemetry.request_bound(job.id), private_folder(self._work_folder) as folder:
-                running.journal = self._journal(job, await asyncio.to_thread(self._past, job))
-                with self._admission.reserve(
-                    job.work, job.key, job.priority, counted=False, accepted=True, on_granted=self.wake
-                ) as running.place:
-                    async with self._uploads.opened(job.source.get("upload")) as upload:
-                        await self._attempt(running, upload, folder, running.place)
+            with self._counted(running), telemetry.request_bound(job.id):
+                await self._attempt(running, self._claimed(running))
         except ServiceError as error:
             log.info("job ended", code=error.code, job=job.id)
         except Exception:
-            # NOTE: its lease runs out where nothing could be written down: then it is somebody's again.
             log.exception("job failed", job=job.id)
 
-    def _past(self, job: Job) -> list[Event]:
-        """What earlier attempts at *job* have told."""
-        past: list[Event] = []
-        while job.attempt > 1 and (page := self._store.events_of(job.id, past[-1].number if past else 0)):
-            past += page
-        return past
+    async def _claimed(self, running: _Running) -> Outcome:
+        """The work of a job whose caller does not wait."""
+        job = running.job
+        past = await asyncio.to_thread(self._store.history_of, job.id) if job.attempt > 1 else ()
+        running.journal = self._journal(job, past)
+        with (
+            private_folder(self._work_folder) as folder,
+            self._admission.reserve(
+                job.work, job.key, job.priority, counted=False, accepted=True, on_granted=self.wake
+            ) as running.place,
+        ):
+            async with self._uploads.opened(job.source.get("upload")) as upload:
+                return await self._crew.do(job, upload, folder, running.place, running.journal)
 
     def _journal(self, job: Job, past: Sequence[Event] = ()) -> JobJournal:
-        return JobJournal(past, reuse=partial(self._same, job) if job.reuse else None)
+        sharing = None
+        # A part of a link would have to fetch it again.
+        if self._others is not None and not job.attended and job.parent_id is None and "url" not in job.source:
+            sharing = Sharing(job, self._store, self._bells, self._others, self.tell)
+        return JobJournal(
+            past,
+            only=job.source.get("spans"),
+            reuse=partial(self._same, job) if job.reuse else None,
+            sharing=sharing,
+            split_above_s=self._split_above_s,
+        )
 
     async def _same(self, job: Job, digest: str) -> Transcript | None:
         """The transcript of these samples that this key has had, or is just having, made with the same options."""
@@ -247,11 +271,11 @@ class Runner:
 
     # --- the work, and how it ends ---------------------------------------------------------------------------------
 
-    async def _attempt(self, running: _Running, upload: Path | None, folder: Path, place: Reservation) -> Outcome:
+    async def _attempt(self, running: _Running, work: Coroutine[Any, Any, Outcome]) -> Outcome:
         """Do the work and write down how it ended. Raises what the work raises."""
         job = running.job
         try:
-            outcome = await self._crew.do(job, upload, folder, place, running.journal)
+            outcome = await work
         except BaseException as error:
             if ending := self._ending(running, error):
                 await undisturbed(asyncio.ensure_future(self._write(running, ending)))
@@ -278,12 +302,15 @@ class Runner:
             if stopping and not job.attended:
                 return partial(leases.give_back, job)
             return partial(leases.end, job, State.CANCELLED)
+        if isinstance(error, StorageFull | StoreUnavailable) and not job.attended and job.attempt < MAX_ATTEMPTS:
+            # It is not the job's fault, and may be over soon.
+            return partial(leases.give_back, job)
         told = told_of(error if isinstance(error, ServiceError) else ServiceError())
         return partial(leases.end, job, State.FAILED, error=told)
 
     async def _write(self, running: _Running, ending: Ending) -> None:
         """Write down how it ended; a database that is away may come back while the lease lasts."""
-        give_up_at = time.monotonic() + LEASE_S
+        give_up_at = time.monotonic() + self._leases.lease_s
         async with running.writing:
             told, values = running.journal.take()
             while True:
@@ -335,16 +362,14 @@ class Runner:
             if not self._running:
                 continue
             try:
-                if time.monotonic() - kept_at >= HEARTBEAT_S:
+                if time.monotonic() - kept_at >= self._leases.lease_s / HEARTBEATS:
                     kept_at = time.monotonic()
-                    self._keep(await asyncio.to_thread(self._leases.beat))
+                    asked = list(self._running.values())
+                    held = await asyncio.to_thread(self._leases.beat, [running.job.id for running in asked])
+                    for running in asked:
+                        if held.get(running.job.id) != running.job.attempt:
+                            running.stop(Why.LOST)
                 for job_id in await asyncio.to_thread(self._leases.cancelled):
                     self.stop(job_id)
             except (StoreUnavailable, StorageFull) as error:
                 log.warning("leases cannot be kept", code=error.code)
-
-    def _keep(self, held: dict[str, int]) -> None:
-        """*held*: attempts by job, as the store has them."""
-        for running in list(self._running.values()):
-            if held.get(running.job.id) != running.job.attempt:
-                running.stop(Why.LOST)

@@ -139,6 +139,8 @@ class JobStore:
         asked = sa.select(*COLUMNS).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
         if key is not None:
             asked = asked.where(jobs.c.key == key)
+        # Parts of a long recording are nobody's to see.
+        asked = asked.where(jobs.c.parent_id.is_(None))
         if states:
             asked = asked.where(jobs.c.state.in_(states))
         if work is not None:
@@ -199,6 +201,19 @@ class JobStore:
         )
         with self._database.reading() as connection:
             return [event_of(row) for row in connection.execute(asked)]
+
+    def history_of(self, job_id: str) -> list[Event]:
+        """All that has happened to a job, in order: as much as there are segments in its recording."""
+        history: list[Event] = []
+        while page := self.events_of(job_id, history[-1].number if history else 0):
+            history += page
+        return history
+
+    def parts_of(self, job_id: str) -> list[Job]:
+        """The jobs that are parts of that one, in the order in which they were made."""
+        asked = sa.select(*COLUMNS).where(jobs.c.parent_id == job_id).order_by(jobs.c.created_at, jobs.c.id)
+        with self._database.reading() as connection:
+            return [job_of(row) for row in connection.execute(asked)]
 
     def deliveries_of(self, job_id: str) -> list[dict[str, Any]]:
         """A job's webhooks, oldest first."""

@@ -25,6 +25,8 @@ jobs = sa.Table(
     sa.Column("idempotency_key", sa.String(255)),
     sa.Column("fingerprint", sa.String(64)),
     sa.Column("batch_id", sa.String(32)),
+    sa.Column("parent_id", sa.String(32)),
+    sa.Column("not_for", sa.String(64)),
     sa.Column("stage", sa.String(16)),
     sa.Column("stage_done", sa.Double),
     sa.Column("done", sa.Double, nullable=False),
@@ -50,6 +52,7 @@ jobs = sa.Table(
     # Leases that have run out.
     sa.Index(None, "state", "lease_until"),
     sa.Index(None, "batch_id"),
+    sa.Index(None, "parent_id"),
     sa.Index(None, "key", "content_hash"),
 )
 

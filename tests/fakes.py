@@ -12,6 +12,7 @@ import prices
 from admission import AdmissionController, Bounds
 from api.keys import Keys
 from api.services import Services
+from disk import Disk
 from downloads.egress import EgressProxy
 from downloads.fetch import Fetched, MediaKind
 from downloads.media import MediaStore
@@ -204,6 +205,7 @@ def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int 
     transcriber, engine, fetcher = FakeTranscriber(), FakeEngine(), FakeFetcher()
     database, bells, uploads = make_database(folder), Bells(), UploadStore(folder / "uploads")
     store, leases = JobStore(database, lease_s=LEASE_S, max_queued=max_queued), Leases(database, "here")
+    disk = Disk(folder, 0)
     crew = Crew(transcriber, fetcher, media, FFmpeg.locate(""), admission, max_duration_s=3600.0)
     runner = Runner(
         store,
@@ -212,6 +214,7 @@ def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int 
         uploads,
         admission,
         bells,
+        disk,
         work_folder=work,
         poll_s=60.0,
         grace_s=0.0,
@@ -234,6 +237,7 @@ def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int 
         transcriber=transcriber,
         library=ModelLibrary(folder / "models", downloads=False, hf_token=None),
         media=media,
+        disk=disk,
         fetcher=fetcher,
         work_folder=work,
         default_model=default_model,

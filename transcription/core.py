@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from pathlib import Path
+from typing import ClassVar
+
+KEPT_AS_JSON = {"ser_json_inf_nan": "strings"}
+"""For pydantic, which jobs are kept with: JSON has no NaN and no infinity, and what was kept must be read back."""
 
 SAMPLE_RATE = 16_000
 """Samples a second of all PCM inside the service: Whisper's own rate, mono, signed 16 bit."""
@@ -121,6 +125,8 @@ NOBODY = Caller()
 class Word:
     """Times are seconds from the start of the recording. *text* keeps the space before it, as Whisper spells it."""
 
+    __pydantic_config__: ClassVar = KEPT_AS_JSON
+
     start: float
     end: float
     text: str
@@ -133,6 +139,8 @@ class TranscriptSegment:
 
     *text* keeps the space before it, as Whisper spells it: languages without spaces have none there.
     """
+
+    __pydantic_config__: ClassVar = KEPT_AS_JSON
 
     id: int
     start: float
@@ -149,6 +157,8 @@ class TranscriptSegment:
 @dataclass(frozen=True, slots=True)
 class Transcript:
     """The whole answer, before it is rendered."""
+
+    __pydantic_config__: ClassVar = KEPT_AS_JSON
 
     segments: tuple[TranscriptSegment, ...]
     language: str | None

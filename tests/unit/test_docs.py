@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
-NOT_OURS = {"RAILWAY_RUN_UID", "RAILWAY_RAM_MB", "SPEECH_DIR"}
+NOT_OURS = {"AWS_ENDPOINT_URL", "RAILWAY_RUN_UID", "RAILWAY_RAM_MB", "SPEECH_DIR"}
 """Variables that the documents name and that belong to a platform or to the tests."""
 
 FREE = {"/health", "/ready"}
@@ -70,8 +71,11 @@ def curl(line: str) -> Curl:
     for word in words:
         if word in ("-H", "--header"):
             command.headers.append(next(words))
+        elif word in ("-N", "--no-buffer"):
+            continue
         elif word in ("-F", "--form", "-d", "--data-urlencode"):
-            command.parameters.add(next(words).split("=")[0])
+            sent = next(words)
+            command.parameters |= set(json.loads(sent)) if sent.startswith("{") else {sent.split("=")[0]}
             command.method = "POST" if command.method == "GET" else command.method
         elif word in ("-X", "--request"):
             command.method = next(words)
@@ -92,7 +96,8 @@ def curl_examples() -> list[Curl]:
 
 def operation(document: dict[str, Any], example: Curl) -> dict[str, Any] | None:
     """What OpenAPI says of the call, or None."""
-    for template, methods in document["paths"].items():
+    # A path that is written out goes before one with a name in it.
+    for template, methods in sorted(document["paths"].items(), key=lambda path: "{" in path[0]):
         if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), example.path):
             found: dict[str, Any] | None = methods.get(example.method.lower())
             return found
@@ -147,7 +152,7 @@ def _constants() -> set[str]:
     """Module constants that design documents may quote."""
     sources = [
         path.read_text("utf-8")
-        for folder in (".", "transcription", "downloads", "api")
+        for folder in (".", "transcription", "downloads", "jobs", "api")
         for path in (ROOT / folder).glob("*.py")
     ]
     return {name for source in sources for name in re.findall(r"^([A-Z][A-Z0-9_]+)(?:: [^=]+)? = ", source, re.M)}

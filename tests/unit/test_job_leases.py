@@ -50,10 +50,20 @@ def test_a_heartbeat_holds_on_to_all_of_an_owners_jobs_and_to_no_others(place: P
     ours = [place.claimed(place.owner("a"), place.submit()), place.submit(owner="a")]
     theirs = place.claimed(place.owner("b"), place.submit())
     place.clock.now_s += LEASE_S - 1
-    assert place.owner("a").beat() == {job.id: 1 for job in ours}
+    assert place.owner("a").beat([job.id for job in ours]) == {job.id: 1 for job in ours}
     place.clock.now_s += LEASE_S - 1
     assert [job.id for job in place.owner().expire()] == [theirs.id]
     assert place.owner("b").beat() == {}
+
+
+def test_a_heartbeat_lets_go_of_what_does_not_run_any_more(place: Place) -> None:
+    """What an owner has forgotten must become somebody else's."""
+    owner = place.owner("a")
+    runs, forgotten = (place.claimed(owner, place.submit()) for _ in range(2))
+    place.clock.now_s += LEASE_S - 1
+    assert owner.beat([runs.id]) == {runs.id: 1}
+    place.clock.now_s += 2
+    assert [job.id for job in place.owner().expire()] == [forgotten.id]
 
 
 def test_an_owner_that_is_late_keeps_what_nobody_has_taken(place: Place) -> None:
@@ -449,3 +459,10 @@ def test_many_that_tell_at_once_tell_each_job_once(place: Place) -> None:
     all_told = [job_id for each in told for job_id in each] + [job.id for job in rest]
     assert len(all_told) == 20
     assert set(all_told) == ids
+
+
+def test_a_part_is_not_for_the_owner_of_the_rest(place: Place) -> None:
+    """It does the head of the recording meanwhile; any other takes the part."""
+    part = place.submit(not_for="a", parent_id="p" * 32)
+    assert place.owner("a").claim(ALL) is None
+    place.claimed(place.owner("b"), part)

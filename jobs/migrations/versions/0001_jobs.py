@@ -26,6 +26,8 @@ def upgrade() -> None:
         sa.Column("idempotency_key", sa.String(255)),
         sa.Column("fingerprint", sa.String(64)),
         sa.Column("batch_id", sa.String(32)),
+        sa.Column("parent_id", sa.String(32)),
+        sa.Column("not_for", sa.String(64)),
         sa.Column("stage", sa.String(16)),
         sa.Column("stage_done", sa.Double),
         sa.Column("done", sa.Double, nullable=False),
@@ -50,6 +52,7 @@ def upgrade() -> None:
         ["key", "created_at"],
         ["state", "lease_until"],
         ["batch_id"],
+        ["parent_id"],
         ["key", "content_hash"],
     ):
         op.create_index(f"ix_jobs_{'_'.join(columns)}", "jobs", columns)
