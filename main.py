@@ -42,6 +42,7 @@ from downloads.objects import Objects
 from downloads.urls import AddressPolicy
 from errors import ConfigurationError, ServiceError
 from ffmpeg import FFmpeg
+from jobs.fleet_metrics import FleetState
 from jobs.bells import Bells
 from jobs.crew import Crew
 from jobs.database import Database
@@ -143,6 +144,8 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
         ram = read_ram(limit_bytes=settings.memory_limit_mb * MIB)
         ledger = SeenMemory(settings.data_dir / "seen-memory.json")
         sizes = sizing(settings, default_model, ram, ledger)
+        if not does_jobs:
+            sizes = dataclasses.replace(sizes, plans=(), engine_bytes=0, elsewhere=True)
         log.info("sized", plans=[dataclasses.asdict(plan) for plan in sizes.plans])
         metrics = Metrics()
         admission = gate(settings, ram, sizes, metrics)
@@ -182,9 +185,9 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
         stack.callback(database.close)
         await asyncio.to_thread(database.migrate)
         workers = FleetWatch(Fleet(database))
-        if not does_jobs:
-            await workers.look()
-            await stack.enter_async_context(background(workers.keep_looking(), "fleet watch"))
+        await workers.look()
+        await stack.enter_async_context(background(workers.keep_looking(), "fleet watch"))
+        metrics.show(FleetState(workers))
 
         def facts(running: int) -> Facts:
             plans = [dataclasses.asdict(plan) for plan in sizes.plans]
@@ -224,6 +227,7 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
             seen=ledger,
             engine=engines if does_jobs else workers,
             desk=desk,
+            fleet=workers,
             webhooks=webhooks,
             transcriber=transcriber,
             library=library,

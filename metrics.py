@@ -146,12 +146,12 @@ class State(Collector):
         waiting = {work: lane.waiting for work, lane in lanes}
         oldest_s = {work: gate.oldest_wait_s(lane) or 0.0 for work, lane in lanes}
         speed = gate.lanes[Work.TRANSCRIPTION].speed.per_s
-        yield _gauges("stenogate_slots", "Pieces of work at once.", "work", slots)
-        yield _gauges("stenogate_active", "Pieces of work under way.", "work", active)
-        yield _gauges("stenogate_waiting", "Pieces of work in the line.", "work", waiting)
-        yield _gauges("stenogate_oldest_wait_seconds", "Of who is in the line; 0: nobody is.", "work", oldest_s)
-        yield _gauge("stenogate_speed_ratio", "Seconds of audio a second, over a minute of work.", speed)
-        yield _gauge("stenogate_memory_pressed", "1 while work waits for memory that others hold.", gate.pressed)
+        yield gauges("stenogate_slots", "Pieces of work at once.", "work", slots)
+        yield gauges("stenogate_active", "Pieces of work under way.", "work", active)
+        yield gauges("stenogate_waiting", "Pieces of work in the line.", "work", waiting)
+        yield gauges("stenogate_oldest_wait_seconds", "Of who is in the line; 0: nobody is.", "work", oldest_s)
+        yield gauge("stenogate_speed_ratio", "Seconds of audio a second, over a minute of work.", speed)
+        yield gauge("stenogate_memory_pressed", "1 while work waits for memory that others hold.", gate.pressed)
 
     def _of_devices(self) -> Iterator[GaugeMetricFamily]:
         devices, lent = self._memory.view.devices.items(), self._gate.memory.items()
@@ -160,28 +160,28 @@ class State(Collector):
         free_bytes = {name: reading.free_bytes for name, reading in devices}
         budget_bytes = {name: memory.budget_bytes for name, memory in lent}
         reserved_bytes = {name: memory.lent_bytes for name, memory in lent}
-        yield _gauges("stenogate_memory_total_bytes", "Memory that may be used.", "device", total_bytes)
-        yield _gauges("stenogate_memory_used_bytes", "Of it, used by anybody.", "device", used_bytes)
-        yield _gauges("stenogate_memory_free_bytes", "Of it, free.", "device", free_bytes)
-        yield _gauges("stenogate_memory_budget_bytes", "What requests may reserve.", "device", budget_bytes)
-        yield _gauges("stenogate_memory_reserved_bytes", "What requests have reserved.", "device", reserved_bytes)
+        yield gauges("stenogate_memory_total_bytes", "Memory that may be used.", "device", total_bytes)
+        yield gauges("stenogate_memory_used_bytes", "Of it, used by anybody.", "device", used_bytes)
+        yield gauges("stenogate_memory_free_bytes", "Of it, free.", "device", free_bytes)
+        yield gauges("stenogate_memory_budget_bytes", "What requests may reserve.", "device", budget_bytes)
+        yield gauges("stenogate_memory_reserved_bytes", "What requests have reserved.", "device", reserved_bytes)
 
     def _of_the_service(self) -> Iterator[GaugeMetricFamily]:
         predicted_bytes, seen = self._engines_bytes, self._memory
         expected_bytes = predicted_bytes + prices.SERVER_BYTES + self._gate.memory[prices.MEMORY].lent_bytes
-        yield _gauge("stenogate_engine_predicted_bytes", "Engines' main memory, at most.", predicted_bytes)
-        yield _gauge("stenogate_engine_resident_bytes", "Engines' main memory, seen.", self._engines.resident_bytes)
-        yield _gauge("stenogate_service_predicted_bytes", "Engines, server and reservations.", expected_bytes)
-        yield _gauge("stenogate_service_resident_bytes", "Server and its children, seen.", seen.view.own_bytes)
-        yield _gauge("stenogate_service_peak_resident_bytes", "The most that they were seen to hold.", seen.peak_bytes)
+        yield gauge("stenogate_engine_predicted_bytes", "Engines' main memory, at most.", predicted_bytes)
+        yield gauge("stenogate_engine_resident_bytes", "Engines' main memory, seen.", self._engines.resident_bytes)
+        yield gauge("stenogate_service_predicted_bytes", "Engines, server and reservations.", expected_bytes)
+        yield gauge("stenogate_service_resident_bytes", "Server and its children, seen.", seen.view.own_bytes)
+        yield gauge("stenogate_service_peak_resident_bytes", "The most that they were seen to hold.", seen.peak_bytes)
 
 
-def _gauge(name: str, meaning: str, value: float | None) -> GaugeMetricFamily:
+def gauge(name: str, meaning: str, value: float | None) -> GaugeMetricFamily:
     """Without a series where there is no value yet."""
     return GaugeMetricFamily(name, meaning, value)
 
 
-def _gauges(name: str, meaning: str, label: str, values: Mapping[Any, float]) -> GaugeMetricFamily:
+def gauges(name: str, meaning: str, label: str, values: Mapping[Any, float]) -> GaugeMetricFamily:
     """One for each value of *label*."""
     family = GaugeMetricFamily(name, meaning, labels=[label])
     for which, value in values.items():

@@ -13,6 +13,7 @@ from api.problems import responses
 from api.security import require_key
 from api.services import Services, services
 from errors import NotReady, Unauthorized
+from jobs.fleet import Member
 from lanes import Lane
 from limits import Plan
 from memory_watch import MemoryWatch
@@ -123,10 +124,34 @@ class Prices(BaseModel):
     transcription_bytes: int = Field(description="Of a recording of ten minutes, beside the engine.")
     download_bytes: int
     extraction_bytes: int
-    seen: SeenShown
+    seen: SeenShown | None = Field(description="null where other machines have the engines.")
+
+
+class WorkerShown(BaseModel):
+    """A process that does jobs, as it described itself within the last minute."""
+
+    id: str
+    host: str
+    seen_s_ago: float
+    devices: list[str] = Field(examples=[["cuda:0"]])
+    plans: list[PlanShown]
+    slots: dict[str, int] = Field(description="Jobs at once, by kind of work.")
+    running: int
+    loaded: list[str] = Field(description="Models in memory.")
+    version: str
+
+
+class Jobs(BaseModel):
+    """Jobs of all machines; null while the database does not answer."""
+
+    queued: dict[Work, int]
+    running: dict[Work, int]
+    oldest_s: float | None = Field(description="How long the first in line has waited.")
 
 
 class Capacity(BaseModel):
+    workers: list[WorkerShown]
+    jobs: Jobs | None
     devices: list[Device]
     plans: list[PlanShown]
     work: dict[Work, WorkShown]
@@ -144,6 +169,8 @@ async def capacity(request: Request) -> Capacity:
     gate = parts.admission
     lane = gate.lanes[Work.TRANSCRIPTION]
     return Capacity(
+        workers=[_worker(member) for member in parts.fleet.members],
+        jobs=Jobs(**asdict(parts.fleet.backlog)) if parts.fleet.backlog else None,
         devices=_devices(gate, parts.memory),
         plans=[_plan(plan) for plan in parts.sizes.plans],
         work={work: _work(gate, work) for work in gate.lanes},
@@ -161,6 +188,13 @@ async def capacity(request: Request) -> Capacity:
         service_bytes=parts.memory.view.own_bytes,
         service_peak_bytes=parts.memory.peak_bytes,
     )
+
+
+def _worker(member: Member) -> WorkerShown:
+    facts = member.facts
+    plans = [_plan(Plan(**plan)) for plan in facts.plans]
+    own = {"id": member.id, "seen_s_ago": member.seen_s_ago, "plans": plans}
+    return WorkerShown(**asdict(facts) | own)
 
 
 def _devices(gate: AdmissionController, memory: MemoryWatch) -> list[Device]:
@@ -210,7 +244,7 @@ def _prices(parts: Services) -> Prices:
         transcription_bytes=prices.transcription_bytes(600.0),
         download_bytes=prices.DOWNLOAD_BYTES,
         extraction_bytes=prices.FFMPEG_BYTES,
-        seen=_seen(parts),
+        seen=None if parts.sizes.elsewhere else _seen(parts),
     )
 
 

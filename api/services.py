@@ -14,6 +14,7 @@ from disk import Disk
 from downloads.media import Media
 from jobs.crew import Fetcher, Transcriber
 from jobs.desk import Desk
+from jobs.fleet import FleetWatch
 from jobs.webhooks import Webhooks
 from memory_watch import MemoryWatch
 from metrics import Metrics
@@ -43,6 +44,8 @@ class Services:
     seen: SeenMemory
     engine: EngineStatus
     desk: Desk
+    fleet: FleetWatch
+    """Who does the jobs, and how many wait for all of them."""
     webhooks: Webhooks
     transcriber: Transcriber
     library: ModelLibrary

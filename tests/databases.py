@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import sqlalchemy as sa
 
 from jobs.database import Database
@@ -206,7 +207,8 @@ def _binary(program: str) -> str:
     if found := shutil.which(program):
         return found
     installed = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{program}"))
-    assert installed, f"There is no {program} here: install PostgreSQL, or name a server in TEST_DATABASE_URL."
+    if not installed:
+        pytest.skip(f"There is no {program} here: install PostgreSQL, or name a server in TEST_DATABASE_URL.")
     return str(installed[-1])
 
 

@@ -23,6 +23,7 @@ from jobs.bells import Bells
 from jobs.crew import Crew
 from jobs.database import Database
 from jobs.desk import Desk
+from jobs.fleet import Fleet, FleetWatch
 from jobs.leases import LEASE_S, Leases
 from jobs.runner import Runner
 from jobs.store import JobStore
@@ -233,6 +234,7 @@ def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int 
         seen=SeenMemory(folder / "seen-memory.json"),
         engine=engine,
         desk=desk,
+        fleet=FleetWatch(Fleet(database)),
         webhooks=Webhooks(database, EgressProxy(AddressPolicy()), new_secret()),
         transcriber=transcriber,
         library=ModelLibrary(folder / "models", downloads=False, hf_token=None),

@@ -46,7 +46,7 @@ LAYERS = (
     ("jobs.turns", "jobs.database", "jobs.rows", "jobs.migrations", "jobs.uploads", "jobs.journal"),
     ("jobs.store", "jobs.leases", "jobs.crew", "jobs.webhooks"),
     ("jobs.sharing", "jobs.reaper", "jobs.sweeper", "jobs.fleet", "jobs.celery_queue"),
-    ("jobs.runner",),
+    ("jobs.runner", "jobs.fleet_metrics"),
     ("jobs.desk",),
     ("api",),
     ("main", "planning", "worker"),

@@ -15,6 +15,9 @@ import prices
 from admission import AdmissionController, Bounds
 from api.gate import GATE_ERRORS
 from errors import InvalidRequest, NoAudio, QueueFull, ServiceError, ShuttingDown, WorkerCrashed
+from jobs.database import Database
+from jobs.fleet import Backlog, Facts, Fleet, FleetWatch, Member
+from jobs.fleet_metrics import FleetState
 from limits import MemorySemaphore
 from memory import MemoryReading
 from memory_watch import MemoryView, MemoryWatch
@@ -248,6 +251,14 @@ async def test_the_peak_stays_when_memory_is_given_back() -> None:
     assert value(metrics, "stenogate_service_peak_resident_bytes") == 900 * MIB
 
 
+def fleet() -> FleetWatch:
+    """As it sees one worker with one device, and an empty queue."""
+    facts = Facts("host", ["cpu"], [], {Work.TRANSCRIPTION: 4}, 0, "base", ["base"], "0.1.0")
+    watch = FleetWatch(Fleet(Database("sqlite://")))
+    watch.members, watch.backlog = [Member("host:1", 0.0, facts)], Backlog({}, {}, None)
+    return watch
+
+
 # --- the document ----------------------------------------------------------------------------------------------------
 
 
@@ -255,6 +266,7 @@ def test_every_metric_stands_in_the_document_with_its_type_and_labels() -> None:
     """Queries are written from the table; one that names what is not there is silent for ever."""
     metrics = watched(gate(Clock()), view())
     metrics.transcribed(transcript(decode=1.0, total=2.0))
+    metrics.show(FleetState(fleet()))
     told = {}
     for cells in rows(DOCUMENT.read_text("utf-8"), "metric"):
         told[cells[0].strip("`")] = (cells[1], set(re.findall(r"`(\w+)`", cells[2])))
