@@ -1,82 +1,31 @@
-"""The one place where parts meet: `uvicorn main:app`, or `python main.py` with HOST and PORT from the settings."""
+"""The server: `uvicorn main:app`, or `python main.py` with HOST and PORT from the settings."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import contextlib
-import dataclasses
 import gc
 import importlib.metadata
 import importlib.util
 import os
-import secrets
+import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import structlog
 import uvicorn
 from fastapi import FastAPI
-from pydantic import ValidationError
-from sqlalchemy import make_url
 
-import prices
 import telemetry
-from admission import AdmissionController, Bounds
 from api.application import assemble
-from api.keys import Keys, kept_key
+from api.keys import kept_key
 from api.services import Services
-from cores import available_cores
-from disk import Disk
-from downloads.egress import EgressProxy
-from downloads.fetch import Fetcher
-from downloads.local_copies import LocalCopies
-from downloads.media import Media, MediaStore
-from downloads.object_media import ObjectMedia
-from downloads.objects import Objects
-from downloads.urls import AddressPolicy
-from errors import ConfigurationError, ServiceError
-from ffmpeg import FFmpeg
-from jobs.fleet_metrics import FleetState
-from jobs.bells import Bells
-from jobs.crew import Crew
-from jobs.database import Database
-from jobs.desk import Desk
-from jobs.fleet import Facts, Fleet, FleetWatch, keep_reporting
-from jobs.leases import Leases
-from jobs.model import Job
-from jobs.reaper import reap
-from jobs.runner import POLL_S, Runner
-from jobs.store import JobStore
-from jobs.sweeper import Lifetimes, sweep
-from jobs.uploads import ObjectUploads, Uploads, UploadStore
-from jobs.webhooks import Webhooks, new_secret
-from limits import MemorySemaphore
-from memory import MemoryReading, cuda_memory, memory_events, mps_memory, own_bytes, pressure, read_ram
-from memory_watch import MemoryView, MemoryWatch
-from metrics import Metrics, State
-from reservation import Work
+from errors import ConfigurationError
 from settings import Settings
-from transcription import models
-from transcription.models import ModelLibrary
-from transcription.placement import Weights
-from transcription.planner import BatchPlanner
-from transcription.replicas import Replicas
-from transcription.scheduler import SegmentScheduler
-from transcription.seen_memory import SeenMemory
-from transcription.service import Transcriber
-from transcription.sizing import Sizing, Wish, sized
-from transcription.speech import SpeechCutter
-from workfolder import claimed
-
-MIB = 2**20
-
-log = structlog.get_logger("main")
+from wiring import key_file, read_settings, secrets_of, wired
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -94,328 +43,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with wired(chosen) as app.state.services:
             if bind is not None:
                 print(greeting(chosen, bind[1]), flush=True)
+                _hear_stop(app.state.services)
             # What is there now stays: looking through all of it again and again would stall the event loop.
             gc.collect()
             gc.freeze()
             yield
 
     return assemble(lifespan)
-
-
-def read_settings() -> Settings:
-    """The settings from the environment and `.env`. Raises ConfigurationError that names each wrong one."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-        raise ConfigurationError(f"These settings are wrong: {wrong}.") from None
-
-
-@contextlib.asynccontextmanager
-async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIterator[Services]:
-    """All parts of one server, made from plain values, closed in the opposite order.
-
-    *does_jobs*: with engines, and a runner that uses them; None: as the settings say.
-    """
-    does_jobs = settings.does_jobs if does_jobs is None else does_jobs
-    async with contextlib.AsyncExitStack() as stack:
-        try:
-            settings.data_dir.mkdir(parents=True, exist_ok=True)
-            first = stack.enter_context(claimed(settings.work_path))
-            keys = _keys(settings)
-            webhook_secret = _webhook_secret(settings)
-        except OSError as error:
-            raise ConfigurationError(f"DATA_DIR={settings.data_dir} cannot be used: {error.strerror}.") from error
-        try:
-            media, uploads = await asyncio.to_thread(stores, settings, stack)
-            # NOTE: in a folder that machines share, others may be writing.
-            if first and isinstance(media, MediaStore) and not settings.media_url:
-                media.clear_incoming()
-        except OSError as error:
-            raise ConfigurationError(f"MEDIA_DIR={settings.media_path} cannot be used: {error.strerror}.") from error
-        try:
-            default_model = models.spec(settings.model_size).name
-        except ServiceError as error:
-            raise ConfigurationError(f"MODEL_SIZE={settings.model_size}: {error.message}") from error
-        token = settings.hf_token.get_secret_value() if settings.hf_token else None
-        library = ModelLibrary(settings.model_path, downloads=settings.model_downloads, hf_token=token)
-        ffmpeg = FFmpeg.locate(settings.ffmpeg)
-        proxy = await stack.enter_async_context(EgressProxy(AddressPolicy(settings.private_hosts_allowed)))
-        ram = read_ram(limit_bytes=settings.memory_limit_mb * MIB)
-        ledger = SeenMemory(settings.data_dir / "seen-memory.json")
-        sizes = sizing(settings, default_model, ram, ledger)
-        if not does_jobs:
-            sizes = dataclasses.replace(sizes, plans=(), engine_bytes=0, elsewhere=True)
-        log.info("sized", plans=[dataclasses.asdict(plan) for plan in sizes.plans])
-        metrics = Metrics()
-        admission = gate(settings, ram, sizes, metrics)
-        stack.callback(ledger.save)
-        watch = await stack.enter_async_context(MemoryWatch(partial(look, settings), admission))
-        engines = await stack.enter_async_context(
-            Replicas(
-                lambda name: Weights(library.ensure(name), sizes.weights_bytes(name)),
-                sizes.placements if does_jobs else (),
-                model=default_model,
-                model_ttl_s=settings.model_ttl_s,
-                log_level=settings.log_level,
-                on_seen=lambda sight: ledger.note(sight, sizes.cost(sight.model), *sizes.busiest(sight.model)),
-            )
-        )
-        metrics.show(State(admission, watch, engines, engines_bytes=sizes.engine_bytes))
-        planner = BatchPlanner(sizes.batch_size, sizes.batch_s, smaller=sizes.smaller_batches, together=sizes.together)
-        scheduler = await stack.enter_async_context(SegmentScheduler(engines.engines, planner, metrics.batch))
-        transcriber = Transcriber(
-            ffmpeg,
-            SpeechCutter(),
-            engines,
-            scheduler,
-            work_dir=settings.work_path,
-            max_duration_s=settings.max_duration_s,
-            max_decodes=available_cores(),
-        )
-        fetcher = Fetcher(
-            proxy=proxy,
-            ffmpeg_path=ffmpeg.path,
-            max_bytes=settings.max_download_mb * MIB,
-            timeout_s=settings.download_timeout_s,
-        )
-        crew = Crew(transcriber, fetcher, media, ffmpeg, admission, max_duration_s=settings.max_duration_s)
-        disk = Disk(settings.data_dir, settings.disk_reserve_mb * MIB)
-        database = Database(settings.database)
-        stack.callback(database.close)
-        await asyncio.to_thread(database.migrate)
-        workers = FleetWatch(Fleet(database))
-        await workers.look()
-        await stack.enter_async_context(background(workers.keep_looking(), "fleet watch"))
-        metrics.show(FleetState(workers))
-
-        def facts(running: int) -> Facts:
-            plans = [dataclasses.asdict(plan) for plan in sizes.plans]
-            return Facts(
-                host=socket.gethostname(),
-                devices=[plan.device for plan in sizes.plans],
-                plans=plans,
-                slots={work.value: slots for work, slots in admission.bounds.slots.items()},
-                running=running,
-                model=default_model,
-                loaded=engines.loaded(),
-                version=own_version(),
-            )
-
-        # Before the desk: it still sends while the runner drains.
-        webhooks = await stack.enter_async_context(Webhooks(database, proxy, webhook_secret))
-        desk = await stack.enter_async_context(
-            job_desk(
-                settings,
-                database,
-                crew,
-                media,
-                uploads,
-                disk,
-                admission,
-                metrics,
-                alone=first,
-                facts=facts if does_jobs else None,
-            )
-        )
-        yield Services(
-            keys=keys,
-            admission=admission,
-            memory=watch,
-            metrics=metrics,
-            sizes=sizes,
-            seen=ledger,
-            engine=engines if does_jobs else workers,
-            desk=desk,
-            fleet=workers,
-            webhooks=webhooks,
-            transcriber=transcriber,
-            library=library,
-            media=media,
-            disk=disk,
-            fetcher=fetcher,
-            work_folder=settings.work_path,
-            default_model=default_model,
-            default_beam_size=settings.beam_size,
-            max_upload_bytes=settings.max_upload_mb * MIB,
-        )
-
-
-def sizing(settings: Settings, model: str, ram: MemoryReading, ledger: SeenMemory) -> Sizing:
-    """The engines for this machine. Raises ConfigurationError for devices that have no such name."""
-    return sized(
-        models.spec(model),
-        Wish(
-            devices=settings.devices,
-            compute_type=settings.compute_type,
-            replicas=settings.engine_replicas,
-            streams=settings.engine_streams,
-            batch_size=settings.batch_size,
-            beam_size=settings.beam_size,
-        ),
-        ram=ram,
-        cuda=cuda_memory(),
-        cores=settings.cpu_threads or available_cores(),
-        seen=ledger.known,
-    )
-
-
-def gate(settings: Settings, ram: MemoryReading, sizes: Sizing, metrics: Metrics) -> AdmissionController:
-    """The gate, with the memory that the engines and the server leave."""
-    budget_bytes = max(prices.LARGEST_BYTES, ram.total_bytes - sizes.engine_bytes - prices.SERVER_BYTES)
-    return AdmissionController(
-        {prices.MEMORY: MemorySemaphore(budget_bytes)},
-        Bounds(
-            slots={
-                Work.TRANSCRIPTION: settings.max_concurrent_transcriptions or sizes.slots,
-                Work.DOWNLOAD: settings.max_concurrent_downloads,
-                Work.EXTRACTION: settings.max_concurrent_extractions,
-            },
-            max_waiting=0 if settings.fail_fast else settings.max_queue_length,
-            max_wait_s=settings.max_queue_wait_s,
-            timeout_s=settings.queue_timeout_s,
-            max_per_key=settings.max_requests_per_key,
-            max_audio_s_a_day=settings.max_audio_s_per_day,
-            several_keys=len(settings.api_keys) > 1,
-        ),
-        on_granted=metrics.waited,
-    )
-
-
-@contextlib.asynccontextmanager
-async def job_desk(
-    settings: Settings,
-    database: Database,
-    crew: Crew,
-    media: Media,
-    uploads: Uploads,
-    disk: Disk,
-    admission: AdmissionController,
-    metrics: Metrics,
-    *,
-    alone: bool,
-    facts: Callable[[int], Facts] | None,
-) -> AsyncIterator[Desk]:
-    """Where jobs are handed in, and this process's runner behind it. *alone*: nobody else has ever done jobs here who
-    still lives, as far as they share no database with other machines. *facts*: what this process says of itself, by
-    the number of jobs that run; None: it does no jobs."""
-    owner = f"{socket.gethostname()[:40]}:{secrets.token_hex(8)}"
-    leases, bells = Leases(database, owner, lease_s=settings.job_lease_s), Bells()
-    store = JobStore(database, lease_s=settings.job_lease_s, max_queued=settings.max_queued_jobs)
-    fleet = Fleet(database)
-    if alone and not database.is_shared:
-        await asyncio.to_thread(leases.expire, all_owners=True)
-    async with contextlib.AsyncExitStack() as stack:
-        publish = stack.enter_context(publisher(settings.broker_url.get_secret_value()))
-        runner: Runner | None = None
-        if facts is not None:
-            runner = Runner(
-                store,
-                leases,
-                crew,
-                uploads,
-                admission,
-                bells,
-                disk,
-                work_folder=settings.work_path,
-                poll_s=POLL_S,
-                grace_s=settings.shutdown_grace_s,
-                on_transcript=metrics.transcribed,
-                others=lambda: sum(member.id != owner for member in fleet.members()),
-                split_above_s=settings.split_above_s,
-            )
-            await stack.enter_async_context(runner)
-            say, own = facts, runner
-            reporting = keep_reporting(fleet, owner, lambda: say(len(own.running)))
-            await stack.enter_async_context(background(reporting, "fleet"))
-        desk = Desk(store, leases, uploads, media, bells, runner, publish=publish)
-        reaping = reap(leases, desk.tell, republishes=publish is not None)
-        await stack.enter_async_context(background(reaping, "reaper"))
-        lifetimes = Lifetimes(settings.result_ttl_s, settings.media_ttl_s, int(settings.media_quota_gb * 2**30))
-        await stack.enter_async_context(background(sweep(store, uploads, media, lifetimes), "sweeper"))
-        yield desk
-
-
-def stores(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[Media, Uploads]:
-    """Where media and uploads lie. Raises OSError, ConfigurationError, StoreUnavailable."""
-    if not settings.media_url.startswith("s3://"):
-        return MediaStore(settings.media_path, settings.media_roots), UploadStore(settings.upload_path)
-    objects = Objects.at(settings.media_url)
-    stack.callback(objects.close)
-    objects.check()
-    copies = LocalCopies(settings.data_dir / "copies", settings.media_cache_mb * MIB)
-    stack.callback(copies.close)
-    media = ObjectMedia(objects.below("media"), copies, settings.media_roots)
-    return media, ObjectUploads(objects.below("uploads"), copies)
-
-
-@contextlib.contextmanager
-def publisher(broker_url: str) -> Iterator[Callable[[Sequence[Job]], None] | None]:
-    """What tells workers of jobs; None where there is no broker. Raises ConfigurationError."""
-    if not broker_url:
-        yield None
-        return
-    try:
-        from jobs.celery_queue import Publisher, celery_app
-    except ImportError as error:
-        raise ConfigurationError(
-            "BROKER_URL is set, but Celery is not installed: it comes with the extra fleet."
-        ) from error
-    with Publisher(celery_app(broker_url)) as running:
-        yield running.publish
-
-
-@contextlib.asynccontextmanager
-async def background(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
-    """*work* goes on while the context lasts."""
-    task = asyncio.create_task(work, name=name)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-def own_version() -> str:
-    """As installed; else of the sources."""
-    try:
-        return importlib.metadata.version("stenogate")
-    except importlib.metadata.PackageNotFoundError:
-        return "0.1.0"
-
-
-def look(settings: Settings) -> MemoryView:
-    """One look at the memory of all devices."""
-    devices = {prices.MEMORY: read_ram(limit_bytes=settings.memory_limit_mb * MIB)}
-    devices |= {f"cuda:{index}": reading for index, reading in enumerate(cuda_memory())}
-    if mps := mps_memory(devices[prices.MEMORY]):
-        devices["mps"] = mps
-    return MemoryView(devices, pressure(), memory_events(), own_bytes())
-
-
-def _keys(settings: Settings) -> Keys:
-    if settings.api_keys:
-        return Keys(
-            (key.get_secret_value() for key in settings.api_keys),
-            batch_keys=(key.get_secret_value() for key in settings.batch_keys),
-        )
-    return Keys([kept_key(_key_file(settings))], loopback_only=True)
-
-
-def _webhook_secret(settings: Settings) -> str:
-    if settings.webhook_secret:
-        return settings.webhook_secret.get_secret_value()
-    return kept_key(settings.data_dir.resolve() / "webhook-secret", new_secret)
-
-
-def _key_file(settings: Settings) -> Path:
-    return settings.data_dir.resolve() / "api-key"
-
-
-def secrets_of(settings: Settings) -> list[str]:
-    hidden = [*settings.api_keys, *(one for one in (settings.hf_token, settings.webhook_secret) if one)]
-    passwords = [make_url(settings.database).password, urlsplit(settings.broker_url.get_secret_value()).password]
-    return [*(secret.get_secret_value() for secret in hidden), *(str(password) for password in passwords if password)]
 
 
 def greeting(settings: Settings, port: int) -> str:
@@ -425,8 +59,8 @@ def greeting(settings: Settings, port: int) -> str:
     if settings.api_keys:
         key, told = "<one of API_KEYS>", "one of API_KEYS"
     else:
-        key = kept_key(_key_file(settings))
-        told = f"{key}  (made here, kept in {_key_file(settings)})"
+        key = kept_key(key_file(settings))
+        told = f"{key}  (made here, kept in {key_file(settings)})"
     sample = sample_recording()
     if sample is not None:
         call = f'curl -X POST "{address}/transcribe" -H "X-API-Key: {key}" -F "file=@{sample}"'
@@ -461,6 +95,26 @@ def uvicorn_bind(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[str, 
     known, _ = parser.parse_known_args(argv[1:])
     # Not a network address of its own; what arrives is checked request by request.
     return None if known.uds or known.fd else (known.host, known.port)
+
+
+def _hear_stop(services: Services) -> None:
+    """Stop taking work at the signal itself: uvicorn waits for every open answer before it ends the lifespan, and a
+    stream of a job's events is open until its job is over."""
+    loop = asyncio.get_running_loop()
+
+    def close() -> None:
+        services.admission.close()
+        services.desk.close()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        theirs = signal.getsignal(number)
+
+        def stop(*told: Any, theirs: Any = theirs) -> None:
+            loop.call_soon_threadsafe(close)
+            if callable(theirs):
+                theirs(*told)
+
+        signal.signal(number, stop)
 
 
 class _Server(uvicorn.Server):

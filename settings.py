@@ -16,7 +16,7 @@ CommaSeparated = NoDecode
 
 
 class Settings(BaseSettings):
-    """The service's settings. Frozen: read once by main.py, handed on as plain values."""
+    """The service's settings. Frozen: read once at the start, handed on as plain values."""
 
     model_config = SettingsConfigDict(
         env_file=".env",

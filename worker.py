@@ -1,4 +1,4 @@
-"""The same parts as main.py's without HTTP: does jobs, beside a server or on other machines.
+"""The same parts as the server's without HTTP: does jobs, beside a server or on other machines.
 
     celery -A worker worker --pool threads --concurrency 1
 
@@ -128,7 +128,7 @@ def serve(app: Celery, worker: Worker) -> None:
 def made_app() -> Celery:
     """The application of `celery -A worker`, by the settings. Exits with a sentence where they are wrong."""
     # Here, as they bring everything that a server is made of.
-    from main import read_settings, secrets_of, wired
+    from wiring import read_settings, secrets_of, wired
 
     try:
         settings = read_settings()

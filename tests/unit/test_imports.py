@@ -49,6 +49,7 @@ LAYERS = (
     ("jobs.runner", "jobs.fleet_metrics"),
     ("jobs.desk",),
     ("api",),
+    ("wiring",),
     ("main", "planning", "worker"),
 )
 """From the ground up: a module imports from layers below it, or from its own."""

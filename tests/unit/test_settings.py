@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from errors import ConfigurationError
-from main import MIB, look, read_settings
 from settings import Settings
+from wiring import MIB, look, read_settings
 
 
 @pytest.fixture(autouse=True)
