@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -209,6 +210,7 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
             media=media,
             disk=disk,
             fetcher=fetcher,
+            link_secret=hashlib.sha256(f"links {webhook_secret}".encode()).digest(),
             work_folder=settings.work_path,
             default_model=default_model,
             default_beam_size=settings.beam_size,

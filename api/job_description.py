@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.security import stream_token
 from api.services import Services
 from jobs.model import Job, Stage, State
 from reservation import Work
@@ -85,7 +86,7 @@ class JobDescription(BaseModel):
     error: JobError | None = None
     deliveries: list[JobDelivery] | None = Field(None, description="Webhooks to callback_url, oldest first.")
     result_url: str | None = Field(None, description="Where the result is, once there is one.")
-    events_url: str
+    events_url: str = Field(description="Opens without a key, for a browser's EventSource: keep it as the job itself.")
 
 
 async def described(parts: Services, job: Job) -> JobDescription:
@@ -113,7 +114,7 @@ async def described(parts: Services, job: Job) -> JobDescription:
         error=JobError(**job.error) if job.error else None,
         deliveries=await _deliveries(parts, job) if job.callback_url else None,
         result_url=f"/jobs/{job.id}/result" if job.state is State.SUCCEEDED else None,
-        events_url=f"/jobs/{job.id}/events",
+        events_url=f"/jobs/{job.id}/events?token={stream_token(parts, job.id)}",
     )
 
 

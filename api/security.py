@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import Depends, Request
+import hmac
+from typing import Annotated
+
+from fastapi import Depends, Query, Request
 from fastapi.security import APIKeyHeader
 
 from api.keys import is_loopback
-from api.services import services
+from api.services import Services, services
 from errors import NotReady, Unauthorized
 
 _documented = APIKeyHeader(
@@ -40,6 +43,27 @@ async def require_key(request: Request, _: str | None = Depends(_documented)) ->
     if name is None:
         raise Unauthorized
     request.state.key_name = name
+
+
+def stream_token(parts: Services, job_id: str) -> str:
+    """What opens that job's events and nothing else: a browser's EventSource cannot send the key in a header."""
+    return hmac.new(parts.link_secret, job_id.encode(), "sha256").hexdigest()[:32]
+
+
+async def require_key_or_token(
+    request: Request,
+    id: str,
+    token: Annotated[str | None, Query(description="In place of the key, as the job's `events_url` has it.")] = None,
+    _: str | None = Depends(_documented),
+) -> None:
+    """As `require_key`, but for the token of the job *id*. Raises Unauthorized."""
+    if token is None:
+        await require_key(request)
+        return
+    refuse_strange_bind(request)
+    if not hmac.compare_digest(token.encode(), stream_token(services(request), id).encode()):
+        raise Unauthorized
+    request.state.key_name = None
 
 
 def key_name(request: Request) -> str:

@@ -52,6 +52,8 @@ class Services:
     media: Media
     disk: Disk
     fetcher: Fetcher
+    link_secret: bytes
+    """Signs links that open one thing without a key."""
     work_folder: Path
     """Requests make their private folders in it and remove them when they end."""
     default_model: str

@@ -241,6 +241,7 @@ def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int 
         media=media,
         disk=disk,
         fetcher=fetcher,
+        link_secret=b"secret",
         work_folder=work,
         default_model=default_model,
         default_beam_size=5,

@@ -237,6 +237,24 @@ async def test_a_number_that_is_none_is_refused(client: httpx.AsyncClient, worke
 # --- whose ---------------------------------------------------------------------------------------------------------
 
 
+async def test_a_token_opens_the_events_of_its_own_job_without_a_key(
+    client: httpx.AsyncClient, app: Any, worker: Worker
+) -> None:
+    """A browser's EventSource cannot send a header; a token that opened more would be a key in an address."""
+    job, other = worker.done(), worker.done()
+    url = (await client.get(f"/jobs/{job.id}")).json()["events_url"]
+    token = url.partition("token=")[2]
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as anybody:
+        assert (await anybody.get(url)).text.endswith("event: succeeded\ndata: {}\n\n")
+        for refused in (
+            f"/jobs/{other.id}/events?token={token}",
+            f"/jobs/{job.id}/events?token=x",
+            f"/jobs/{job.id}?token={token}",
+        ):
+            answer = await anybody.get(refused)
+            assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHORIZED"), refused
+
+
 async def test_another_keys_job_is_not_there(client: httpx.AsyncClient, worker: Worker) -> None:
     """And an end that was had is told to its owner alone."""
     worker.new()
