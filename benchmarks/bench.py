@@ -11,6 +11,8 @@
   overload ten times the sustainable rate for ten minutes: what is answered, refused, and comes back
   bounded  a thousand mixed jobs in 1, 2, 4 and 8 GiB: nothing killed, nothing idle
   durable  three hundred jobs while the service is killed every few seconds: none lost, none done twice
+  fleet    the same with two workers, PostgreSQL and Redis, each of them struck in turn
+  backlog  thousands of jobs that take no time: what handing in and doing cost
   gate     what a refusal and a grant cost the gate, with ten thousand before it
   sizing   replicas, streams, cores and batch sizes over the long file
   all      all of them, in this order
@@ -33,13 +35,45 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from benchmarks import behind, bounded, chaos, cold, durable, flat, gate, long, memory, overload, short, sizing, turns
+from benchmarks import (
+    backlog,
+    behind,
+    bounded,
+    chaos,
+    cold,
+    durable,
+    flat,
+    fleet,
+    gate,
+    long,
+    memory,
+    overload,
+    short,
+    sizing,
+    turns,
+)
 from benchmarks.experiment import MODEL, Head, Plan, Report
 from benchmarks.server import EngineSettings
 
 EXPERIMENTS: dict[str, Callable[[Plan], Report]] = {
     room.__name__.rpartition(".")[2]: room.measure
-    for room in (long, short, behind, cold, memory, flat, chaos, turns, overload, bounded, durable, gate, sizing)
+    for room in (
+        long,
+        short,
+        behind,
+        cold,
+        memory,
+        flat,
+        chaos,
+        turns,
+        overload,
+        bounded,
+        durable,
+        fleet,
+        backlog,
+        gate,
+        sizing,
+    )
 }
 MAX_REPEATS = 20
 
