@@ -158,7 +158,7 @@ def measure(plan: Plan) -> Report:
 
 
 def killed_until_done(server: Server, caller: Caller, handed_in: Future[list[Submitted]]) -> list[float]:
-    """Kill the service every KILL_EVERY_S until all jobs are handed in and over; the seconds until it was ready again."""
+    """Kill the service every KILL_EVERY_S until all jobs are over; the seconds until it was ready again, each time."""
     ready_s: list[float] = []
     until = time.monotonic() + OVER_WITHIN_S
     while time.monotonic() < until:
