@@ -19,6 +19,7 @@ import pytest
 import sqlalchemy as sa
 
 from admission import AdmissionController
+from disk import Disk
 from downloads.media import MediaStore
 from errors import ConfigurationError
 from ffmpeg import FFmpeg
@@ -338,7 +339,16 @@ async def heard_of_jobs(folder: Path) -> AsyncIterator[Heard]:
     crew = Crew(FakeTranscriber(), FakeFetcher(), media, FFmpeg.locate(""), admission, max_duration_s=3600.0)
     (folder / "work").mkdir()
     runner = Runner(
-        store, leases, crew, uploads, admission, bells, work_folder=folder / "work", poll_s=3600.0, grace_s=0.0
+        store,
+        leases,
+        crew,
+        uploads,
+        admission,
+        bells,
+        Disk(folder, 0),
+        work_folder=folder / "work",
+        poll_s=3600.0,
+        grace_s=0.0,
     )
     async with runner:
         yield Heard(admission, Desk(store, leases, uploads, media, bells, runner))
