@@ -83,7 +83,7 @@ class Worker:
 
     @property
     def fenced(self) -> int:
-        """How often it has noticed that an attempt was not its own any more when it wanted to write."""
+        """How often it has noticed that an attempt was not its own any more."""
         return (self.folder / "log").read_text(errors="replace").count(FENCED)
 
     def close(self) -> None:
@@ -184,6 +184,6 @@ def measure(plan: Plan) -> Report:
         "engines killed": strikes.engines,
         "workers that stood still": strikes.stops,
         "broker restarted": strikes.restarts,
-        "stale owners shut out as they wrote": fenced,
+        "stale owners shut out": fenced,
     }
     return report("two workers, PostgreSQL and Redis", jobs, texts, equal, found, found.results - len(clips), told)

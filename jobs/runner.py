@@ -117,8 +117,6 @@ class Runner:
         self._news = asyncio.Event()
         self._drained_at: float | None = None
         self._loops: list[asyncio.Task[None]] = []
-        self.fenced = 0
-        """How often an attempt of this process was over when it wanted to write."""
 
     def __repr__(self) -> str:
         return f"<Runner {self._leases.owner} running={len(self._running)}>"
@@ -318,16 +316,18 @@ class Runner:
                     await asyncio.to_thread(ending, told, values)
                     return
                 except LeaseLost:
-                    self.fenced += 1
-                    log.warning(
-                        "this attempt is not the job's any more", job=running.job.id, attempt=running.job.attempt
-                    )
+                    self._lost(running)
                     return
                 except (StoreUnavailable, StorageFull) as error:
                     log.error("a job's end cannot be written down", job=running.job.id, code=error.code)
                     if time.monotonic() > give_up_at:
                         return
                 await asyncio.sleep(WRITE_AGAIN_S)
+
+    def _lost(self, running: _Running) -> None:
+        """Somebody else has the job by now: what is done of it here counts for nothing."""
+        log.warning("this attempt is not the job's any more", job=running.job.id, attempt=running.job.attempt)
+        running.stop(Why.LOST)
 
     # --- while it lasts --------------------------------------------------------------------------------------------
 
@@ -346,8 +346,7 @@ class Runner:
             try:
                 await asyncio.to_thread(self._leases.advance, running.job, told, values)
             except LeaseLost:
-                self.fenced += 1
-                running.stop(Why.LOST)
+                self._lost(running)
             except (StoreUnavailable, StorageFull) as error:
                 log.warning("what a job tells cannot be written down", job=running.job.id, code=error.code)
                 running.journal.put_back(told, values)
@@ -368,7 +367,7 @@ class Runner:
                     held = await asyncio.to_thread(self._leases.beat, [running.job.id for running in asked])
                     for running in asked:
                         if held.get(running.job.id) != running.job.attempt:
-                            running.stop(Why.LOST)
+                            self._lost(running)
                 for job_id in await asyncio.to_thread(self._leases.cancelled):
                     self.stop(job_id)
             except (StoreUnavailable, StorageFull) as error:

@@ -53,6 +53,7 @@ class FakeTranscriber:
         self.error: Exception | None = None
         self.runs: list[tuple[Path, TranscriptionOptions]] = []
         self.places: list[Reservation] = []
+        self.journals: list[Journal] = []
         self.started = asyncio.Event()
         self.release = asyncio.Event()
         self.release.set()
@@ -68,6 +69,7 @@ class FakeTranscriber:
     ) -> Transcript:
         self.runs.append((source, options))
         self.places.append(reservation)
+        self.journals.append(journal)
         try:
             await reservation.granted({prices.MEMORY: 100 * MIB}, amount=10.0, short=True)
             journal.begun(10.0)
@@ -199,14 +201,14 @@ def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int 
     default_model = limits.pop("default_model", "base")
     sizes = make_sizes(limits.pop("memory_bytes", 16_384 * MIB))
     metrics = Metrics()
-    max_queued = limits.pop("max_queued", 0)
+    max_queued, grace_s = limits.pop("max_queued", 0), limits.pop("grace_s", 0.0)
+    disk = limits.pop("disk", Disk(folder, 0))
     admission = make_admission(metrics, **limits)
     work, media = folder / "work", MediaStore(folder / "media", (folder / "allowed",))
     work.mkdir()
     transcriber, engine, fetcher = FakeTranscriber(), FakeEngine(), FakeFetcher()
     database, bells, uploads = make_database(folder), Bells(), UploadStore(folder / "uploads")
     store, leases = JobStore(database, lease_s=LEASE_S, max_queued=max_queued), Leases(database, "here")
-    disk = Disk(folder, 0)
     crew = Crew(transcriber, fetcher, media, FFmpeg.locate(""), admission, max_duration_s=3600.0)
     runner = Runner(
         store,
@@ -218,7 +220,7 @@ def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int 
         disk,
         work_folder=work,
         poll_s=60.0,
-        grace_s=0.0,
+        grace_s=grace_s,
         on_transcript=metrics.transcribed,
     )
     desk = Desk(store, leases, uploads, media, bells, runner)

@@ -1,0 +1,248 @@
+"""Jobs over HTTP: handed in, asked for, cancelled, tried again; and each key sees its own alone."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from api.application import assemble
+from api.keys import Keys
+from disk import Disk
+from errors import UnsupportedMedia
+from jobs.model import State
+from tests.fakes import AUTH, KEY, Parts, make_parts
+
+OTHER = "another-api-key-456"
+FILE = {"file": ("talk.mp3", b"what was said")}
+UNKNOWN = "0" * 32
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Parts:
+    return make_parts(tmp_path, keys=Keys([KEY, OTHER]))
+
+
+async def handed_in(client: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
+    answer = await client.post("/transcribe", files=FILE, params={"mode": "async"} | query)
+    assert answer.status_code == 202, answer.text
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+async def state_of(client: httpx.AsyncClient, job: dict[str, Any], *wanted: State) -> dict[str, Any]:
+    """The job, when it has come to one of the wanted states."""
+    for _ in range(200_000):
+        document: dict[str, Any] = (await client.get(f"/jobs/{job['id']}")).json()
+        if document["state"] in wanted:
+            return document
+        await asyncio.sleep(0)
+    raise AssertionError(f"never {wanted}: {document}")
+
+
+# --- handing in ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [({"mode": "async"}, {}), ({}, {"Prefer": "respond-async"}), ({}, {"Prefer": "wait=5, Respond-Async;x=1"})],
+)
+async def test_a_job_is_told_at_once_and_where_it_is(
+    client: httpx.AsyncClient, parts: Parts, query: dict[str, str], headers: dict[str, str]
+) -> None:
+    """Nobody is at work here: the answer does not wait for that."""
+    answer = await client.post("/transcribe", files=FILE, params=query, headers=headers)
+    job = answer.json()
+    assert (answer.status_code, job["state"]) == (202, "queued")
+    assert answer.headers["Location"] == f"/jobs/{job['id']}"
+    assert answer.headers["Preference-Applied"] == "respond-async"
+    assert (job["file_name"], job["queue"]["position"]) == ("talk.mp3", 0)
+    assert parts.transcriber.runs == []
+
+
+async def test_mode_may_stand_in_the_form(client: httpx.AsyncClient) -> None:
+    """The gate's place that it had before its body was read goes back."""
+    answer = await client.post("/transcribe", files=FILE, data={"mode": "async"})
+    assert answer.status_code == 202
+
+
+async def test_a_job_is_done_and_fetched_in_any_format(client: httpx.AsyncClient, parts: Parts) -> None:
+    """As the call would have been answered, had it waited."""
+    waited = (await client.post("/transcribe", files=FILE)).json()
+    job = await handed_in(client, response_format="text")
+    async with parts.runner:
+        done = await state_of(client, job, State.SUCCEEDED)
+    assert done["result_url"] == f"/jobs/{job['id']}/result"
+    assert (await client.get(done["result_url"])).text == "what was said\n"
+    fetched = (await client.get(done["result_url"], params={"response_format": "json"})).json()
+    for document in (waited, fetched):
+        del document["request_id"]
+    assert fetched == waited
+    assert (await client.get(f"/transcribe/{job['id']}/status")).json() == done
+
+
+async def test_what_cannot_be_transcribed_is_refused_at_submission(client: httpx.AsyncClient, parts: Parts) -> None:
+    """A job that must fail is no job."""
+    parts.transcriber.error = UnsupportedMedia()
+    answer = await client.post("/transcribe", files=FILE, params={"mode": "async"})
+    assert (answer.status_code, answer.json()["code"]) == (415, "UNSUPPORTED_MEDIA")
+    assert (await client.get("/jobs")).json()["jobs"] == []
+
+
+async def test_downloads_and_extractions_are_jobs_too(client: httpx.AsyncClient, parts: Parts) -> None:
+    answer = await client.post("/download", json={"url": "http://example.com/a.mp3", "mode": "async"})
+    job = answer.json()
+    assert (answer.status_code, job["kind"], job["url"]) == (202, "download", "http://example.com/a.mp3")
+    async with parts.runner:
+        await state_of(client, job, State.SUCCEEDED)
+    stored = (await client.get(f"/jobs/{job['id']}/result")).json()
+    assert (await client.get("/files")).json()["files"][0]["id"] == stored["audio_file"]
+    answer = await client.post("/extract-audio", files=FILE, params={"mode": "async"})
+    assert (answer.status_code, answer.json()["kind"]) == (202, "extraction")
+
+
+async def test_a_link_that_is_none_is_refused_at_submission(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/transcribe", json={"url": "file:///etc/passwd", "mode": "async"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "INVALID_URL")
+
+
+async def test_too_many_waiting_jobs_are_refused(tmp_path: Path) -> None:
+    parts = make_parts(tmp_path, max_queued=1)
+    app = assemble()
+    app.state.services = parts.services
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://127.0.0.1", headers=AUTH
+    ) as client:
+        await handed_in(client)
+        answer = await client.post("/transcribe", files=FILE, params={"mode": "async"})
+        assert (answer.status_code, answer.json()["code"]) == (429, "QUEUE_FULL")
+    # What was sent for it is not kept.
+    assert len(list((tmp_path / "uploads").iterdir())) == 1
+
+
+async def test_a_full_disk_refuses_work_before_it_begins(tmp_path: Path) -> None:
+    """Jobs that were accepted stay, and work begins again when there is room."""
+    room = [10_000]
+    parts = make_parts(tmp_path)
+    usage = type("Usage", (), {"free": property(lambda self: room[0])})
+    object.__setattr__(parts.services, "disk", Disk(tmp_path, 5_000, lambda folder: usage()))
+    app = assemble()
+    app.state.services = parts.services
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://127.0.0.1", headers=AUTH
+    ) as client:
+        job = await handed_in(client)
+        room[0] = 4_999
+        for query in ({}, {"mode": "async"}):
+            answer = await client.post("/transcribe", files=FILE, params=query)
+            assert (answer.status_code, answer.json()["code"]) == (507, "STORAGE_FULL")
+        assert (await client.get(f"/jobs/{job['id']}")).json()["state"] == "queued"
+        room[0] = 10_000
+        assert (await client.post("/transcribe", files=FILE)).status_code == 200
+
+
+# --- once ---------------------------------------------------------------------------------------------------------
+
+
+async def test_the_same_key_and_request_give_the_same_job(client: httpx.AsyncClient) -> None:
+    """Who was cut off sends it again and has it once."""
+    name = {"Idempotency-Key": "one"}
+    first, again = [
+        await client.post("/transcribe", files=FILE, params={"mode": "async"}, headers=name) for _ in range(2)
+    ]
+    assert first.json()["id"] == again.json()["id"]
+    other = {"file": ("talk.mp3", b"something else")}
+    answer = await client.post("/transcribe", files=other, params={"mode": "async"}, headers=name)
+    assert (answer.status_code, answer.json()["code"]) == (409, "IDEMPOTENCY_CONFLICT")
+    theirs = await client.post(
+        "/transcribe", files=other, params={"mode": "async"}, headers=name | {"X-API-Key": OTHER}
+    )
+    assert theirs.status_code == 202
+
+
+async def test_a_call_that_waits_joins_the_job_that_its_key_has_made(client: httpx.AsyncClient, parts: Parts) -> None:
+    """Also while it is at work: the work is done once."""
+    parts.transcriber.release.clear()
+    name = {"Idempotency-Key": "one"}
+    first = asyncio.create_task(client.post("/transcribe", files=FILE, headers=name))
+    await parts.transcriber.started.wait()
+    second = asyncio.create_task(client.post("/transcribe", files=FILE, headers=name))
+    parts.transcriber.release.set()
+    answers = await asyncio.gather(first, second)
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json()["text"] == answers[1].json()["text"] == "what was said"
+    assert len(parts.transcriber.runs) == 1
+
+
+# --- asking, ending -----------------------------------------------------------------------------------------------
+
+
+async def test_a_job_belongs_to_its_key(client: httpx.AsyncClient) -> None:
+    """Neither seen nor ended by another, who cannot even tell that it is there."""
+    job = await handed_in(client)
+    theirs = {"X-API-Key": OTHER}
+    for method, path in (("GET", ""), ("GET", "/result"), ("DELETE", ""), ("POST", "/retry")):
+        seen = await client.request(method, f"/jobs/{job['id']}{path}", headers=theirs)
+        none = await client.request(method, f"/jobs/{UNKNOWN}{path}", headers=theirs)
+        assert seen.status_code == none.status_code == 404
+        assert seen.json()["code"] == none.json()["code"] == "JOB_NOT_FOUND"
+    assert (await client.get("/jobs", headers=theirs)).json()["jobs"] == []
+    assert (await client.get(f"/jobs/{job['id']}")).json()["state"] == "queued"
+
+
+async def test_jobs_are_listed_by_pages_and_states(client: httpx.AsyncClient) -> None:
+    jobs = [await handed_in(client) for _ in range(3)]
+    await client.delete(f"/jobs/{jobs[1]['id']}")
+    first = (await client.get("/jobs", params={"limit": 2})).json()
+    assert [job["id"] for job in first["jobs"]] == [jobs[2]["id"], jobs[1]["id"]]
+    second = (await client.get("/jobs", params={"limit": 2, "after": first["next"]})).json()
+    assert ([job["id"] for job in second["jobs"]], second["next"]) == ([jobs[0]["id"]], None)
+    cancelled = (await client.get("/jobs", params={"state": "cancelled"})).json()["jobs"]
+    assert [job["id"] for job in cancelled] == [jobs[1]["id"]]
+
+
+async def test_a_job_that_waits_has_no_result_yet(client: httpx.AsyncClient) -> None:
+    job = await handed_in(client)
+    answer = await client.get(f"/jobs/{job['id']}/result")
+    assert (answer.status_code, answer.json()["code"]) == (409, "JOB_NOT_FINISHED")
+
+
+async def test_a_failed_jobs_result_is_its_error(client: httpx.AsyncClient, parts: Parts) -> None:
+    """With the status that the call would have had; and it may be tried again."""
+    job = await handed_in(client)
+    parts.transcriber.error = UnsupportedMedia()
+    async with parts.runner:
+        failed = await state_of(client, job, State.FAILED)
+        assert failed["error"]["code"] == "UNSUPPORTED_MEDIA"
+        answer = await client.get(f"/jobs/{job['id']}/result")
+        assert (answer.status_code, answer.json()["code"]) == (415, "UNSUPPORTED_MEDIA")
+        parts.transcriber.error = None
+        assert (await client.post(f"/jobs/{job['id']}/retry")).json()["state"] == "queued"
+        done = await state_of(client, job, State.SUCCEEDED)
+    assert done["attempt"] == 2
+    answer = await client.post(f"/jobs/{job['id']}/retry")
+    assert (answer.status_code, answer.json()["code"]) == (409, "NOT_RETRYABLE")
+
+
+async def test_a_running_job_is_cancelled_within_a_batch(client: httpx.AsyncClient, parts: Parts) -> None:
+    parts.transcriber.release.clear()
+    job = await handed_in(client)
+    async with parts.runner:
+        await parts.transcriber.started.wait()
+        await client.delete(f"/jobs/{job['id']}")
+        await state_of(client, job, State.CANCELLED)
+    assert parts.transcriber.cancelled
+    answer = await client.get(f"/jobs/{job['id']}/result")
+    assert (answer.status_code, answer.json()["code"]) == (409, "JOB_CANCELLED")
+
+
+async def test_a_call_that_was_cut_off_cannot_be_tried_again(client: httpx.AsyncClient, parts: Parts) -> None:
+    """What it sent was not kept."""
+    parts.transcriber.error = UnsupportedMedia()
+    assert (await client.post("/transcribe", files=FILE)).status_code == 415
+    [job] = (await client.get("/jobs")).json()["jobs"]
+    answer = await client.post(f"/jobs/{job['id']}/retry")
+    assert (answer.status_code, answer.json()["code"]) == (410, "UPLOAD_GONE")
