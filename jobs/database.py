@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,6 +58,8 @@ class Database:
         else:
             raise ConfigurationError("DATABASE_URL must begin with postgresql:// or sqlite:///.")
         self._writer = self._engine.execution_options(writes=True)
+        # Of threads that wait for each other inside SQLite, each sleeps longer the longer it has waited.
+        self._one_writer = contextlib.nullcontext() if self.is_shared else threading.Lock()
         # A SQLite transaction sees one state of the database anyway.
         self._reader = self._engine.execution_options(
             **{"isolation_level": "REPEATABLE READ"} if self.is_shared else {}
@@ -75,7 +78,7 @@ class Database:
     @contextlib.contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """All or nothing, on disk when it ends. Raises StoreUnavailable, StorageFull."""
-        with _told(), self._writer.begin() as connection:
+        with _told(), self._one_writer, self._writer.begin() as connection:
             yield connection
 
     def insert(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:

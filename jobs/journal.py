@@ -24,6 +24,8 @@ class Sharing(Protocol):
 
     async def hand_out(self, segments: Sequence[Segment], options: TranscriptionOptions) -> None: ...
 
+    def has(self, span: Span) -> bool: ...
+
     async def elsewhere(self, span: Span) -> TranscriptSegment | None: ...
 
 
@@ -99,6 +101,9 @@ class JobJournal(Journal):
     async def share(self, segments: Sequence[Segment], options: TranscriptionOptions) -> None:
         if self._sharing:
             await self._sharing.hand_out(segments, options)
+
+    def is_elsewhere(self, span: Span) -> bool:
+        return self._sharing is not None and self._sharing.has(span)
 
     async def elsewhere(self, span: Span) -> TranscriptSegment | None:
         return await self._sharing.elsewhere(span) if self._sharing else None

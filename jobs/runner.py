@@ -66,11 +66,13 @@ class _Running:
     task: asyncio.Task[Any]
     place: Reservation | None = None
     why: Why = Why.CANCELLED
+    ending: bool = False
+    """How it ended is being written down: too late to stop it, and the store may say already that it is over."""
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """One transaction at a time: what a job tells is told in order."""
 
     def stop(self, why: Why) -> None:
-        if not self.task.done():
+        if not self.task.done() and not self.ending:
             self.why = why
             self.task.cancel()
 
@@ -310,6 +312,7 @@ class Runner:
         """Write down how it ended; a database that is away may come back while the lease lasts."""
         give_up_at = time.monotonic() + self._leases.lease_s
         async with running.writing:
+            running.ending = True
             told, values = running.journal.take()
             while True:
                 try:
@@ -366,7 +369,7 @@ class Runner:
                     asked = list(self._running.values())
                     held = await asyncio.to_thread(self._leases.beat, [running.job.id for running in asked])
                     for running in asked:
-                        if held.get(running.job.id) != running.job.attempt:
+                        if held.get(running.job.id) != running.job.attempt and not running.ending:
                             self._lost(running)
                 for job_id in await asyncio.to_thread(self._leases.cancelled):
                     self.stop(job_id)

@@ -103,6 +103,10 @@ class Sharing:
             for part in (tail_in_parts(spans, others) if others else [])
         ]
 
+    def has(self, span: Span) -> bool:
+        """Whether *span* lies in a part, of whomever by now."""
+        return span in self._parts
+
     async def elsewhere(self, span: Span) -> TranscriptSegment | None:
         """The result of *span* where it lies in a part that somebody does; None where the holder must do it."""
         part_id = self._parts.get(span)

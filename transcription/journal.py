@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -50,8 +51,12 @@ class Journal:
     async def share(self, segments: Sequence[Segment], options: TranscriptionOptions) -> None:
         """These are all segments: hand some of them to others."""
 
+    def is_elsewhere(self, span: Span) -> bool:
+        """Whether that segment was handed to others."""
+        return False
+
     async def elsewhere(self, span: Span) -> TranscriptSegment | None:
-        """What others have made, or are about to make, of that segment; None: it is nobody's."""
+        """What others have made, or are just making, of that segment; None: it is to be done here after all."""
         return None
 
     async def known(self, digest: str) -> Transcript | None:
@@ -70,16 +75,32 @@ class Unheard:
         self._journal = journal
         self.known: list[TranscriptSegment] = []
         """The results of those that were passed over."""
-        self.taken: deque[Segment] = deque()
-        """Those that were handed out, in order; whoever has the result of one takes it from here."""
+        self._taken: deque[Segment] = deque()
+        """Those that were handed out and have no result yet, in order."""
+        self._all_done = asyncio.Event()
+
+    def done(self) -> Segment:
+        """There is a result of the next one that was handed out: that one."""
+        segment = self._taken.popleft()
+        if not self._taken:
+            self._all_done.set()
+        return segment
 
     async def __aiter__(self) -> AsyncGenerator[Segment]:
         number = 0
         async for segment in self._segments:
             span = (segment.first_sample, segment.samples)
-            if result := self._journal.heard.get(span) or await self._journal.elsewhere(span):
+            result = self._journal.heard.get(span)
+            if result is None and self._journal.is_elsewhere(span):
+                # NOTE: segments are asked for long before those before them are done. What others have not begun by
+                # then is taken back, so that they must have that time.
+                if self._taken:
+                    await self._all_done.wait()
+                result = await self._journal.elsewhere(span)
+            if result is not None:
                 self.known.append(result)
                 continue
-            self.taken.append(segment)
+            self._taken.append(segment)
+            self._all_done.clear()
             yield replace(segment, index=number)
             number += 1

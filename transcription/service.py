@@ -212,7 +212,7 @@ class Transcriber:
                         async for result in submitted:
                             if reservation is not None:
                                 reservation.advance(result.end)
-                            journal.segment_heard(new.taken.popleft(), result)
+                            journal.segment_heard(new.done(), result)
                             results.append(result)
                 results += new.known
         spoken = sorted((result for result in results if result.text), key=lambda result: result.start)
