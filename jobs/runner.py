@@ -136,10 +136,10 @@ class Runner:
             await asyncio.wait(tasks, timeout=max(0.0, (self._drained_at or 0.0) + self._grace_s - time.monotonic()))
         for running in list(self._running.values()):
             running.stop(Why.STOPPING)
-        for task in (*tasks, *self._loops):
-            if task in self._loops:
-                task.cancel()
-        await asyncio.gather(*tasks, *self._loops, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
 
     # --- what others ask of it -------------------------------------------------------------------------------------
 
