@@ -22,6 +22,7 @@ class JobQueue(BaseModel):
 
     position: int = Field(description="Jobs that are likely to start before this one.", examples=[3])
     expected_start: datetime | None = Field(None, description="Where the speed is known.")
+    expected_end: datetime | None = Field(None, description="Where the recording's length is known, too.")
 
 
 class JobProgress(BaseModel):
@@ -94,7 +95,9 @@ async def described(parts: Services, job: Job) -> JobDescription:
     queue = None
     if job.state is State.QUEUED:
         position, amount = await asyncio.to_thread(parts.desk.store.ahead_of, job)
-        queue = JobQueue(position=position, expected_start=_after(_until_turn_s(parts, job, amount)))
+        starts_s, lasts_s = _until_turn_s(parts, job, amount), _lasts_s(parts, job, job.size)
+        ends_s = None if starts_s is None or lasts_s is None else starts_s + lasts_s
+        queue = JobQueue(position=position, expected_start=_after(starts_s), expected_end=_after(ends_s))
     return JobDescription(
         id=job.id,
         kind=job.work,
@@ -136,8 +139,8 @@ def _progress(parts: Services, job: Job) -> JobProgress | None:
     if job.state is State.QUEUED:
         return None
     expected_end = None
-    if job.state is State.RUNNING and job.size and job.stage is Stage.TRANSCRIBING:
-        expected_end = _after(parts.admission.lanes[job.work].speed.seconds_for(max(0.0, job.size - job.done)))
+    if job.state is State.RUNNING and job.size and job.stage in (Stage.DECODING, Stage.TRANSCRIBING):
+        expected_end = _after(_lasts_s(parts, job, max(0.0, job.size - job.done)))
     return JobProgress(
         stage=job.stage,
         stage_done=job.stage_done,
@@ -152,6 +155,11 @@ def _until_turn_s(parts: Services, job: Job, amount_ahead: float) -> float | Non
     ahead_s = parts.admission.expected_wait_s(job.work, job.key, job.priority)
     waiting_s = parts.admission.lanes[job.work].speed.seconds_for(amount_ahead)
     return None if ahead_s is None or waiting_s is None else ahead_s + waiting_s
+
+
+def _lasts_s(parts: Services, job: Job, amount: float | None) -> float | None:
+    """Seconds that so much of its work takes, at the speed that was measured here."""
+    return None if amount is None else parts.admission.lanes[job.work].speed.seconds_for(amount)
 
 
 def _after(seconds: float | None) -> datetime | None:

@@ -78,7 +78,7 @@ class JobJournal(Journal):
 
     def begun(self, audio_s: float) -> None:
         self._audio_s = audio_s
-        self.at(Stage.TRANSCRIBING)
+        self.at(Stage.DECODING)
         self.note(size=audio_s)
 
     def language_heard(self, language: Language) -> None:
@@ -87,6 +87,7 @@ class JobJournal(Journal):
             self._told.append((LANGUAGE, dataclasses.asdict(language)))
 
     def segment_heard(self, segment: Segment, result: TranscriptSegment) -> None:
+        self.at(Stage.TRANSCRIBING)
         self.note(done=result.end)
         body = {
             "span": [segment.first_sample, segment.samples],

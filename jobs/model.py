@@ -37,6 +37,7 @@ class Stage(StrEnum):
     """For its turn at the gate."""
     DOWNLOADING = "downloading"
     DECODING = "decoding"
+    """It still may be, while the first segments are transcribed."""
     TRANSCRIBING = "transcribing"
     EXTRACTING = "extracting"
 

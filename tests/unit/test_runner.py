@@ -70,7 +70,7 @@ async def test_no_more_run_than_there_are_slots(tmp_path: Path) -> None:
     jobs = [await submitted(parts) for _ in range(5)]
     store = parts.services.desk.store
     async with parts.runner:
-        await until(parts, jobs[1], lambda job: job.state is State.RUNNING and job.stage == "transcribing")
+        await until(parts, jobs[1], lambda job: job.state is State.RUNNING and job.stage == "decoding")
         parts.runner.wake()
         await asyncio.to_thread(lambda: None)
         assert [store.get(job.id).state for job in jobs].count(State.RUNNING) == 2
