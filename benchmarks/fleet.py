@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +22,9 @@ from benchmarks.experiment import MODEL, Plan, Report, say
 from benchmarks.load import ask_all
 from benchmarks.processes import environment, stop, tree
 from benchmarks.server import ENGINE_MODULE, Server
-from benchmarks.speech_set import ROOT, SpeechSet, speech_dir
+from benchmarks.speech_set import ROOT, Clip, SpeechSet, speech_dir
 from benchmarks.weights import MODEL_DIR
+from jobs.leases import LEASE_S as DEFAULT_LEASE_S
 from tests.brokers import Redis, redis_server
 from tests.databases import database_of_its_own, postgresql_server
 
@@ -66,9 +67,12 @@ class Worker:
             )
 
     def kill(self) -> None:
+        self.close_hard()
+        self.start()
+
+    def close_hard(self) -> None:
         self.process.kill()
         self.process.wait()
-        self.start()
 
     def kill_engine(self) -> None:
         for process in tree(self.process.pid)[1:]:
@@ -102,7 +106,7 @@ class Strikes:
 
 
 @contextlib.contextmanager
-def fleet(folder: Path) -> Iterator[tuple[Server, list[Worker], Redis, str]]:
+def fleet(folder: Path, lease_s: float) -> Iterator[tuple[Server, list[Worker], Redis, str]]:
     """An API without engines, two workers, and a database and a broker of their own."""
     with (
         postgresql_server() as postgresql,
@@ -114,7 +118,7 @@ def fleet(folder: Path) -> Iterator[tuple[Server, list[Worker], Redis, str]]:
             "DATABASE_URL": url,
             "BROKER_URL": redis.url,
             "MEDIA_URL": str(folder / "shared"),
-            "JOB_LEASE_S": str(LEASE_S),
+            "JOB_LEASE_S": str(lease_s),
             "MODEL_DIR": str(MODEL_DIR),
             "MODEL_SIZE": MODEL,
             "MODEL_DOWNLOADS": "false",
@@ -164,10 +168,34 @@ def struck_until_done(
     return done
 
 
+def recovery_s(clips: Sequence[Clip], lease_s: float) -> float:
+    """Seconds from the death of the machine that does a job to the job's next attempt, on the other one."""
+    with (
+        tempfile.TemporaryDirectory(prefix="stenogate-") as name,
+        fleet(Path(name), lease_s) as (server, workers, _, _),
+    ):
+        caller = Caller(server.client.url, server.key)
+        workers[1].close()
+        jobs = caller.submit_all(clips, len(clips) * 8)
+        while (caller.get(f"/jobs/{jobs[-1].job_id}") or {}).get("state") == "queued":
+            time.sleep(0.1)
+        died = time.monotonic()
+        workers[0].close_hard()
+        workers[1].start()
+        held = [job for job in jobs if (caller.get(f"/jobs/{job.job_id}") or {}).get("state") == "running"]
+        while held and (caller.get(f"/jobs/{held[0].job_id}") or {}).get("attempt") == 1:
+            time.sleep(0.1)
+        caller.close()
+        return time.monotonic() - died
+
+
 def measure(plan: Plan) -> Report:
     clips = SpeechSet(speech_dir()).short()[:CLIPS]
     number = QUICK_JOBS if plan.quick else JOBS
-    with tempfile.TemporaryDirectory(prefix="stenogate-") as name, fleet(Path(name)) as (server, workers, redis, url):
+    with (
+        tempfile.TemporaryDirectory(prefix="stenogate-") as name,
+        fleet(Path(name), LEASE_S) as (server, workers, redis, url),
+    ):
         calm = {heard.clip.name: heard.text for heard in ask_all(server.hear, clips, CALLERS)}
         caller = Caller(server.client.url, server.key)
         with ThreadPoolExecutor(1) as handing_in:
@@ -186,4 +214,7 @@ def measure(plan: Plan) -> Report:
         "broker restarted": strikes.restarts,
         "stale owners shut out": fenced,
     }
+    if not plan.quick:
+        say("fleet: a machine dies, with the lease that it has by default")
+        told["from a machine's death to its job's next attempt, s"] = round(recovery_s(clips, DEFAULT_LEASE_S))
     return report("two workers, PostgreSQL and Redis", jobs, texts, equal, found, found.results - len(clips), told)
