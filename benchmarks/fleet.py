@@ -214,6 +214,4 @@ def measure(plan: Plan) -> Report:
         say("fleet: a machine dies, with the lease that it has by default")
         seconds = recovery_s(SpeechSet(speech_dir()).long(), DEFAULT_LEASE_S)
         told["from a machine's death to its job's next attempt, s"] = round(seconds)
-            recovery_s(SpeechSet(speech_dir()).long(), DEFAULT_LEASE_S)
-        )
     return report("two workers, PostgreSQL and Redis", jobs, texts, equal, found, found.results - len(clips), told)
