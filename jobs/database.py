@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from errors import ConfigurationError, StorageFull, StoreUnavailable
 
 BUSY_S = 30
 """How long a writer waits for the one before it. SQLite has one at a time; each is done within milliseconds."""
+OPEN_AGAIN_S = 0.01
+"""How often whoever opens a new file looks whether another has done so."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -130,10 +133,25 @@ def _prepare_sqlite(connection: object, _: object) -> None:
     # to write cannot wait for each other.
     connection.isolation_level = None  # type: ignore[attr-defined]
     cursor = connection.cursor()  # type: ignore[attr-defined]
+    _write_ahead(cursor)
     # What is committed is on the disk, also after a power cut.
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Readers and a writer beside each other; the file remembers it. NOTE: of several who are the first to open a file,
+    SQLite lets none wait for another here, whatever its timeout."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(OPEN_AGAIN_S)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
