@@ -273,14 +273,15 @@ async def job_desk(
     alone: bool,
     facts: Callable[[int], Facts] | None,
 ) -> AsyncIterator[Desk]:
-    """Where jobs are handed in, and this process's runner behind it. *alone*: nobody else has ever done jobs here who
-    still lives, as far as they share no database with other machines. *facts*: what this process says of itself, by
+    """Where jobs are handed in, and this process's runner behind it. *alone*: no other process that still lives
+    has this data. *facts*: what this process says of itself, by
     the number of jobs that run; None: it does no jobs."""
     owner = f"{socket.gethostname()[:40]}:{secrets.token_hex(8)}"
     leases, bells = Leases(database, owner, lease_s=settings.job_lease_s), Bells()
     store = JobStore(database, lease_s=settings.job_lease_s, max_queued=settings.max_queued_jobs)
     fleet = Fleet(database)
-    if alone and not database.is_shared:
+    # A database with an address of its own may be others', too, whose data lies elsewhere.
+    if alone and not settings.database_url.get_secret_value():
         await asyncio.to_thread(leases.expire, all_owners=True)
     async with contextlib.AsyncExitStack() as stack:
         publish = stack.enter_context(publisher(settings.broker_url.get_secret_value()))
