@@ -127,10 +127,14 @@ class AdmissionController:
             self.keys.begin(key)
         return made
 
-    def check_accepts(self, work: Work, key: str, amount: float = 0.0) -> None:
-        """Whether a job of that key may be handed in, to be done later. Raises ShuttingDown, QuotaUsed."""
+    def check_open(self) -> None:
+        """Raises ShuttingDown once nothing more is taken."""
         if self._closed:
             raise ShuttingDown
+
+    def check_accepts(self, work: Work, key: str, amount: float = 0.0) -> None:
+        """Whether a job of that key may be handed in, to be done later. Raises ShuttingDown, QuotaUsed."""
+        self.check_open()
         if work is Work.TRANSCRIPTION:
             self._check_quota(key, amount)
 

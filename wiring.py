@@ -347,11 +347,18 @@ def publisher(broker_url: str) -> Iterator[Callable[[Sequence[Job]], None] | Non
 async def background(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
     """*work* goes on while the context lasts."""
     task = asyncio.create_task(work, name=name)
+    task.add_done_callback(_tell_of_failure)
     try:
         yield
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+def _tell_of_failure(task: asyncio.Task[None]) -> None:
+    """Nobody awaits what goes on in the background before the server stops."""
+    if not task.cancelled() and (error := task.exception()):
+        log.error("what went on in the background has ended", task=task.get_name(), exc_info=error)
 
 
 def own_version() -> str:

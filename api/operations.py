@@ -11,7 +11,7 @@ from api.problems import responses
 from api.schemas import Health, ModelList, ModelState, Readiness
 from api.security import refuse_strange_bind, require_key
 from api.services import services
-from errors import NotReady, Unauthorized
+from errors import NotReady, ShuttingDown, Unauthorized
 from metrics import CONTENT_TYPE
 from transcription.models import CATALOGUE
 
@@ -24,11 +24,13 @@ async def health(request: Request) -> Health:
     return Health(version=request.app.version)
 
 
-@router.get("/ready", summary="Can it transcribe now?", responses=responses(NotReady))
+@router.get("/ready", summary="Can it transcribe now?", responses=responses(NotReady, ShuttingDown))
 async def ready(request: Request) -> Readiness:
     """For the load balancer that sends requests. Needs no key."""
     refuse_strange_bind(request)
-    engine = services(request).engine
+    parts = services(request)
+    parts.admission.check_open()
+    engine = parts.engine
     engine.check_ready()
     return Readiness(loaded=engine.loaded())
 

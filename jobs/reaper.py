@@ -33,4 +33,7 @@ async def reap(
                 tell(await asyncio.to_thread(leases.to_be_sent, SENT_AGAIN_S))
         except (StoreUnavailable, StorageFull) as error:
             log.warning("owners cannot be watched", code=error.code)
+        except Exception:
+            # NOTE: nobody awaits this loop before the server stops: it must not end silently.
+            log.exception("owners cannot be watched")
         await asyncio.sleep(every_s)

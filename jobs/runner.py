@@ -186,6 +186,9 @@ class Runner:
                     self._begin(job)
             except (StoreUnavailable, StorageFull) as error:
                 log.warning("no job can be begun", code=error.code)
+            except Exception:
+                # NOTE: nobody awaits this loop, nor those below, before the server stops: none may end silently.
+                log.exception("no job can be begun")
             await heard_within(self._news, self._poll_s)
 
     def _works_with_room(self) -> list[Work]:
@@ -200,16 +203,14 @@ class Runner:
         ]
 
     def _begin(self, job: Job) -> None:
-        started = asyncio.Event()
-
         async def work() -> None:
-            await started.wait()
             await self._work(running)
 
         running = _Running(job, JobJournal(), asyncio.create_task(work(), name=f"job {job.id}"))
+        # From now on, so that it has its slot; also where it is stopped before its first step.
         self._running[job.id] = running
+        running.task.add_done_callback(lambda _: self._running.pop(job.id, None))
         self._bells.ring(job.id)
-        started.set()
 
     async def _work(self, running: _Running) -> None:
         """A claimed job, from its claim to its end."""
@@ -265,7 +266,7 @@ class Runner:
         try:
             yield running
         finally:
-            del self._running[running.job.id]
+            self._running.pop(running.job.id, None)
             self._bells.ring(running.job.id)
             self.wake()
 
@@ -353,6 +354,8 @@ class Runner:
             except (StoreUnavailable, StorageFull) as error:
                 log.warning("what a job tells cannot be written down", job=running.job.id, code=error.code)
                 running.journal.put_back(told, values)
+            except Exception:
+                log.exception("what a job tells is lost", job=running.job.id)
             else:
                 self._bells.ring(running.job.id)
 
@@ -375,3 +378,5 @@ class Runner:
                     self.stop(job_id)
             except (StoreUnavailable, StorageFull) as error:
                 log.warning("leases cannot be kept", code=error.code)
+            except Exception:
+                log.exception("leases cannot be kept")

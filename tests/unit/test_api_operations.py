@@ -35,6 +35,14 @@ async def test_readiness_follows_the_engine(client: httpx.AsyncClient, parts: Pa
     assert (answer.status_code, answer.json()["code"]) == (503, "NOT_READY")
 
 
+async def test_a_server_that_stops_is_not_ready(client: httpx.AsyncClient, parts: Parts) -> None:
+    """A load balancer must send nothing more to it."""
+    parts.services.admission.close()
+    answer = await client.get("/ready")
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "SHUTTING_DOWN"
+
+
 async def test_models_tell_which_is_the_default(client: httpx.AsyncClient) -> None:
     """And which are loaded."""
     models = (await client.get("/models")).json()["models"]

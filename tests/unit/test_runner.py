@@ -199,3 +199,47 @@ async def test_an_attempt_that_has_lost_its_job_commits_nothing(parts: Parts) ->
         parts.transcriber.release.set()
     found = parts.services.desk.store.get(job.id)
     assert (found.state, found.owner, found.attempt) == (State.RUNNING, "other", 2)
+
+
+async def test_a_job_stopped_before_its_first_step_leaves_its_slot(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its task never runs then: what the task would tidy up must not be left to it."""
+    job = await submitted(parts)
+    begun = parts.runner._begin
+
+    def begun_and_stopped(job: Job) -> None:
+        begun(job)
+        parts.runner.stop(job.id)
+
+    monkeypatch.setattr(parts.runner, "_begin", begun_and_stopped)
+    async with parts.runner:
+        await until(parts, job, lambda job: job.state is State.RUNNING)
+        for _ in range(400_000):
+            if not parts.runner.running:
+                break
+            await asyncio.sleep(0)
+        assert parts.runner.running == []
+
+
+async def test_a_fault_that_nobody_expected_does_not_end_the_claiming(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs would wait for ever in a server that looks well."""
+    claim = parts.runner._leases.claim
+    calls = 0
+
+    def broken_once(works: list[Work]) -> Job | None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise RuntimeError("nobody expected this")
+        return claim(works)
+
+    monkeypatch.setattr(parts.runner._leases, "claim", broken_once)
+    job = await submitted(parts)
+    async with parts.runner:
+        while calls < 1:
+            await asyncio.sleep(0)
+        parts.runner.wake()
+        assert (await until(parts, job, over)).state is State.SUCCEEDED
