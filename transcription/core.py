@@ -38,6 +38,15 @@ class VoiceActivity(StrEnum):
     NONE = "none"
 
 
+class Channels(StrEnum):
+    """What becomes of a recording's channels."""
+
+    MIX = "mix"
+    """All are heard as one."""
+    SPLIT = "split"
+    """Each is heard alone, and its speech told as a speaker's of its own: calls have one party on each."""
+
+
 class ResponseFormat(StrEnum):
     JSON = "json"
     TEXT = "text"
@@ -65,7 +74,41 @@ class TranscriptionOptions:
     temperature: float = 0.0
     """0: greedy or beam search, then hotter where the safeguards fail. Above 0: sample at just that temperature."""
     initial_prompt: str | None = None
+    hotwords: str | None = None
+    """Words that are likely to be said, as they are spelled."""
+    multilingual: bool = False
+    """Detect the language of each segment anew."""
+    logprobs: bool = False
+    """Give each token's log probability."""
     vad: VoiceActivity = VoiceActivity.SILERO
+    clips: tuple[tuple[float, float], ...] = ()
+    """Only these stretches are heard: (start, end) in seconds, in order. None: all of it."""
+    channels: Channels = Channels.MIX
+    align: bool = False
+    """Time the words by forced alignment."""
+    align_model: str | None = None
+    """In place of the language's own."""
+    diarize: bool = False
+    """Tell who speaks."""
+    num_speakers: int | None = None
+    min_speakers: int | None = None
+    max_speakers: int | None = None
+
+    @property
+    def decoding(self) -> TranscriptionOptions:
+        """Of all this, what the engine needs to know: segments that agree in it may share a batch."""
+        return TranscriptionOptions(
+            model=self.model,
+            language=self.language,
+            task=self.task,
+            word_timestamps=self.word_timestamps,
+            beam_size=self.beam_size,
+            temperature=self.temperature,
+            initial_prompt=self.initial_prompt,
+            hotwords=self.hotwords,
+            multilingual=self.multilingual,
+            logprobs=self.logprobs,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +174,20 @@ class Word:
     end: float
     text: str
     probability: float
+    score: float | None = None
+    """How well its sound fits it (0 to 1), where forced alignment has timed it."""
+    speaker: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One of the model's tokens as it was decoded. *text* shows what is no whole character as U+FFFD."""
+
+    __pydantic_config__: ClassVar = KEPT_AS_JSON
+
+    text: str
+    bytes: tuple[int, ...]
+    logprob: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +209,16 @@ class TranscriptSegment:
     temperature: float
     words: tuple[Word, ...] | None = None
     """None: not asked for."""
+    speaker: str | None = None
+    """Who speaks: "SPEAKER_00" …, or "CHANNEL_00" … where channels were split. None: not asked for, or not known."""
+    language: str | None = None
+    """Whisper's code, where each segment's was detected."""
+    aligned: bool | None = None
+    """Whether forced alignment has timed its words. None: not asked for."""
+    tokens: tuple[int, ...] = ()
+    """Whisper's, without times."""
+    logprobs: tuple[Token, ...] | None = None
+    """Of each token. None: not asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +241,10 @@ class Transcript:
 
     Stages overlap: their sum is no total.
     """
+    warnings: tuple[str, ...] = ()
+    """What could not be done as asked, in sentences."""
+    provider: str = "local"
+    """Who did it: this server, or "openai", its upstream."""
 
     @property
     def text(self) -> str:
