@@ -206,16 +206,17 @@ async def test_a_job_stopped_before_its_first_step_leaves_its_slot(
 ) -> None:
     """Its task never runs then: what the task would tidy up must not be left to it."""
     job = await submitted(parts)
-    begun = parts.runner._begin
+    begin, begun = parts.runner._begin, asyncio.Event()
 
     def begun_and_stopped(job: Job) -> None:
-        begun(job)
+        begin(job)
         parts.runner.stop(job.id)
+        begun.set()
 
     monkeypatch.setattr(parts.runner, "_begin", begun_and_stopped)
     async with parts.runner:
-        await until(parts, job, lambda job: job.state is State.RUNNING)
-        for _ in range(400_000):
+        await begun.wait()
+        for _ in range(1_000):
             if not parts.runner.running:
                 break
             await asyncio.sleep(0)
@@ -227,19 +228,17 @@ async def test_a_fault_that_nobody_expected_does_not_end_the_claiming(
 ) -> None:
     """Jobs would wait for ever in a server that looks well."""
     claim = parts.runner._leases.claim
-    calls = 0
+    loop, broken = asyncio.get_running_loop(), asyncio.Event()
 
     def broken_once(works: list[Work]) -> Job | None:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
+        if not broken.is_set():
+            loop.call_soon_threadsafe(broken.set)
             raise RuntimeError("nobody expected this")
         return claim(works)
 
     monkeypatch.setattr(parts.runner._leases, "claim", broken_once)
     job = await submitted(parts)
     async with parts.runner:
-        while calls < 1:
-            await asyncio.sleep(0)
+        await broken.wait()
         parts.runner.wake()
         assert (await until(parts, job, over)).state is State.SUCCEEDED
