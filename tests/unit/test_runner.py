@@ -205,7 +205,7 @@ async def test_a_job_stopped_before_its_first_step_leaves_its_slot(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its task never runs then: what the task would tidy up must not be left to it."""
-    job = await submitted(parts)
+    await submitted(parts)
     begin, begun = parts.runner._begin, asyncio.Event()
 
     def begun_and_stopped(job: Job) -> None:
