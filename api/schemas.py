@@ -18,6 +18,8 @@ class WordSchema(BaseModel):
     start: float = Field(examples=[1.24])
     end: float = Field(examples=[1.66])
     probability: float = Field(examples=[0.98])
+    score: float | None = Field(None, description="How well its sound fits it, 0 to 1; only with align.")
+    speaker: str | None = Field(None, description="Who says it; only where that was asked for.")
 
 
 class SegmentSchema(BaseModel):
@@ -31,6 +33,9 @@ class SegmentSchema(BaseModel):
     text: str = Field(examples=[_SAID])
     avg_logprob: float | None = Field(examples=[-0.21])
     no_speech_prob: float | None = Field(examples=[0.01])
+    speaker: str | None = Field(None, description="Who speaks, such as SPEAKER_00; only where that was asked for.")
+    language: str | None = Field(None, description="Code of the language; only where each segment's was detected.")
+    aligned: bool | None = Field(None, description="Whether forced alignment has timed its words; only with align.")
     words: list[WordSchema] | None = Field(None, description="Only with word_timestamps.")
 
 
@@ -47,6 +52,8 @@ class AboutTheWork(BaseModel):
         description="Seconds of each stage.", examples=[{"transcribe": 0.6, "total": 0.9}]
     )
     real_time_factor: float = Field(description="Seconds of audio per second of work.", examples=[12.2])
+    provider: str = Field(description="Who did it: local is this server.", examples=["local"])
+    warnings: list[str] | None = Field(None, description="What could not be done as asked; absent: all was.")
     request_id: str = Field(examples=["a1b2c3d4"])
 
 
@@ -63,11 +70,12 @@ class TranscriptionSchema(AboutTheWork):
 
 
 class VerboseSegmentSchema(SegmentSchema):
-    """OpenAI's segment, without its tokens."""
+    """OpenAI's segment."""
 
     model_config = ConfigDict(title="VerboseSegment")
 
     seek: int | None = Field(description="Start in frames of 10 ms.", examples=[30])
+    tokens: list[int] = Field(description="Whisper's, without times.", examples=[[400, 370, 11]])
     temperature: float | None = Field(examples=[0.0])
     compression_ratio: float | None = Field(examples=[1.3])
 
@@ -154,6 +162,10 @@ TRANSCRIPTION_RESPONSES: dict[int | str, dict[str, Any]] = {
             "text/vtt": {
                 "schema": {"type": "string"},
                 "example": "WEBVTT\n\n00:00.300 --> 00:03.900\nAnd so, my fellow Americans,\n",
+            },
+            "text/x-ssa": {"schema": {"type": "string"}, "example": "[Script Info]\nScriptType: v4.00+\n…"},
+            "application/vnd.openxmlformats-officedocument.wordprocessingml.document": {
+                "schema": {"type": "string", "format": "binary"}
             },
             "text/tab-separated-values": {
                 "schema": {"type": "string"},

@@ -52,13 +52,17 @@ class ResponseFormat(StrEnum):
     TEXT = "text"
     SRT = "srt"
     VTT = "vtt"
+    VTT_WORDS = "vtt_words"
+    """WebVTT in which each word is lit when it is said."""
+    ASS = "ass"
     TSV = "tsv"
+    DOCX = "docx"
     VERBOSE_JSON = "verbose_json"
 
     @property
     def needs_words(self) -> bool:
         """Subtitles are cut by word times, whether the caller asked for words or not."""
-        return self in (ResponseFormat.SRT, ResponseFormat.VTT)
+        return self in (ResponseFormat.SRT, ResponseFormat.VTT, ResponseFormat.VTT_WORDS, ResponseFormat.ASS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,8 @@ class TranscriptionOptions:
     num_speakers: int | None = None
     min_speakers: int | None = None
     max_speakers: int | None = None
+    drop_fillers: bool = False
+    mask_profanity: bool = False
 
     @property
     def decoding(self) -> TranscriptionOptions:

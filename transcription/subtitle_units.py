@@ -29,6 +29,11 @@ class Unit:
     start_ms: int
     end_ms: int
     space_before: bool
+    speaker: str | None = None
+    is_timed: bool = True
+    """False: its time is a share of its segment's."""
+    is_label: bool = False
+    """It says who speaks, and was not said."""
 
 
 class _Piece(NamedTuple):
@@ -39,6 +44,8 @@ class _Piece(NamedTuple):
     end_s: float
     space_before: bool
     first_of_segment: bool
+    speaker: str | None
+    is_timed: bool
 
 
 def text_columns(text: str) -> int:
@@ -46,13 +53,17 @@ def text_columns(text: str) -> int:
     return sum(map(_char_columns, text))
 
 
-def timed_units(segments: Iterable[TranscriptSegment], max_columns: int, end_ms: int | None) -> list[Unit]:
+def timed_units(
+    segments: Iterable[TranscriptSegment], max_columns: int, end_ms: int | None, *, labelled: bool = False
+) -> list[Unit]:
     """Every word of *segments*, once and in order, each at most *max_columns* wide.
 
     Starts never run backwards and no end lies before its start or after *end_ms*, whatever the word times were.
+    *labelled*: where another speaker begins, a label says who.
     """
     units: list[Unit] = []
-    for unit in _in_time(_pieces(segments), end_ms):
+    spoken = _in_time(_pieces(segments), end_ms)
+    for unit in _with_labels(spoken) if labelled else spoken:
         for part in _hard_split(unit, max_columns):
             if units and _belong_together(units[-1], part, max_columns):
                 last = units[-1]
@@ -67,27 +78,47 @@ def timed_units(segments: Iterable[TranscriptSegment], max_columns: int, end_ms:
     return units
 
 
+def has_words(segment: TranscriptSegment) -> bool:
+    """Whether it has any word with a letter in it."""
+    return any(word.text.strip() for word in segment.words or ())
+
+
+def _with_labels(units: Iterable[Unit]) -> Iterator[Unit]:
+    speaker = None
+    for unit in units:
+        if unit.speaker != speaker:
+            speaker = unit.speaker
+            if speaker is not None:
+                text = f"{speaker}:"
+                yield Unit(text, text_columns(text), unit.start_ms, unit.start_ms, True, speaker, is_label=True)
+                unit = replace(unit, space_before=True)
+        yield unit
+
+
 def _pieces(segments: Iterable[TranscriptSegment]) -> Iterator[_Piece]:
     """The words of each segment; where it has none, its text spread over its time in proportion to its length."""
     for segment in segments:
         first = True
         space = False
-        if any(word.text.strip() for word in segment.words or ()):
-            spoken = [(word.text, word.start, word.end, False) for word in segment.words or ()]
+        is_timed = has_words(segment)
+        if is_timed:
+            spoken = [
+                (word.text, word.start, word.end, word.speaker or segment.speaker) for word in segment.words or ()
+            ]
         else:
-            spoken = [(segment.text, segment.start, segment.end, True)]
-        for text, start_s, end_s, by_character in spoken:
+            spoken = [(segment.text, segment.start, segment.end, segment.speaker)]
+        for text, start_s, end_s, speaker in spoken:
             letters = sum(not char.isspace() for char in text)
             second_per_letter = (end_s - start_s) / max(1, letters)
             for match in re.finditer(r"\S+|\s+", text):
                 if match[0].isspace():
                     space = True
                     continue
-                for part in _breakable(match[0]) if by_character else [match[0]]:
+                for part in [match[0]] if is_timed else _breakable(match[0]):
                     from_s, start_s = start_s, start_s + len(part) * second_per_letter
                     visible = "".join(char for char in part if unicodedata.category(char) != "Cc")
                     if visible:
-                        yield _Piece(visible, from_s, start_s, space, first)
+                        yield _Piece(visible, from_s, start_s, space, first, speaker, is_timed)
                         first = space = False
 
 
@@ -106,7 +137,9 @@ def _in_time(pieces: Iterable[_Piece], end_ms: int | None) -> Iterator[Unit]:
             # NOTE: Whisper now and then leaves out the first space of a segment.
             space = space or not (written_without_spaces(previous[-1]) or written_without_spaces(piece.text[0]))
         previous = piece.text
-        yield Unit(piece.text, text_columns(piece.text), start_ms, until_ms, space)
+        yield Unit(
+            piece.text, text_columns(piece.text), start_ms, until_ms, space, piece.speaker, is_timed=piece.is_timed
+        )
 
 
 def _milliseconds(seconds: float, otherwise_ms: int) -> int:
@@ -115,7 +148,7 @@ def _milliseconds(seconds: float, otherwise_ms: int) -> int:
 
 def _belong_together(left: Unit, right: Unit, max_columns: int) -> bool:
     """Whether no line may break between two neighbours: "well" "-known", "你好" "。", "¿" "Qué"."""
-    if right.space_before or left.columns + right.columns > max_columns:
+    if right.space_before or left.speaker != right.speaker or left.columns + right.columns > max_columns:
         return False
     return not _may_break(left.text[-1], right.text[0])
 
@@ -159,7 +192,14 @@ def _hard_split(unit: Unit, max_columns: int) -> Iterator[Unit]:
         start_ms = unit.start_ms + span_ms * done // unit.columns
         done += text_columns(part)
         end_ms = unit.start_ms + span_ms * done // unit.columns
-        yield Unit(part, text_columns(part), start_ms, end_ms, unit.space_before and number == 0)
+        yield replace(
+            unit,
+            text=part,
+            columns=text_columns(part),
+            start_ms=start_ms,
+            end_ms=end_ms,
+            space_before=unit.space_before and number == 0,
+        )
 
 
 def _clusters(text: str) -> list[str]:

@@ -29,8 +29,8 @@ _SLIVER_MS = 200
 # What it costs to end a cue at a place, and to run on over one. Only their order and rough distance matter: a
 # sentence's end is worth an extra cue, a pause nearly so, a clause's end half so.
 _COST_OF_A_CUE = 8.0
-_CUT = {"sentence": 0.0, "pause": 1.5, "clause": 9.0, "anywhere": 24.0}
-_RUN_ON = {"sentence": 7.0, "pause": 7.0, "clause": 0.0, "anywhere": 0.0}
+_CUT = {"sentence": 0.0, "pause": 1.5, "clause": 9.0, "anywhere": 24.0, "label": 1000.0}
+_RUN_ON = {"sentence": 7.0, "pause": 7.0, "clause": 0.0, "anywhere": 0.0, "label": 0.0}
 _UNEVENNESS = 10.0
 
 _SENTENCE_ENDS = ".?!…。？！｡؟۔।॥։።"
@@ -45,12 +45,25 @@ _OPENING = "\"'“‘«‹([{¿¡「『（"
 
 
 @dataclass(frozen=True, slots=True)
+class TimedPart:
+    """A word, or a part of one, with the space before it, and when it is said: seconds from the recording's start."""
+
+    text: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
 class Cue:
     """Lines that stand on the screen together, from *start* to *end*, in seconds from the start of the recording."""
 
     start: float
     end: float
     lines: tuple[str, ...]
+    speaker: str | None = None
+    """Who speaks in it: never two."""
+    parts: tuple[tuple[TimedPart, ...], ...] = ()
+    """Each line again, in parts that joined make the line. Empty: it is not known when its words are said."""
 
 
 def cues(
@@ -60,14 +73,16 @@ def cues(
     max_line_chars: int = 42,
     max_lines: int = 2,
     max_duration_s: float = 7.0,
+    labelled: bool = False,
 ) -> list[Cue]:
     """Cut *segments* into cues that follow one another, none overlapping, none past *duration_s* of recording.
 
-    A line is at most *max_line_chars* columns wide; wide characters take two. Every word appears once, in order.
-    Segments without words have their text spread over their time.
+    A line is at most *max_line_chars* columns wide; wide characters take two. Every word appears once, in order, and
+    no cue has words of two speakers. Segments without words have their text spread over their time. *labelled*: where
+    another speaker begins, "SPEAKER_00:" stands before the words.
     """
     recording_end_ms = int(duration_s * 1000) if duration_s and 0 < duration_s < math.inf else None
-    units = timed_units(segments, max_line_chars, recording_end_ms)
+    units = timed_units(segments, max_line_chars, recording_end_ms, labelled=labelled)
     if not units:
         return []
     max_ms = round(max_duration_s * 1000)
@@ -76,9 +91,21 @@ def cues(
     limit_ms = last_end_ms + MIN_CUE_MS if recording_end_ms is None else min(last_end_ms + MIN_CUE_MS, recording_end_ms)
     times = _times([(part[0].start_ms, max(unit.end_ms for unit in part)) for part in stretches], limit_ms, max_ms)
     return [
-        Cue(start_ms / 1000, end_ms / 1000, _lines(part, max_line_chars))
+        _cue(part, start_ms / 1000, end_ms / 1000, max_line_chars)
         for part, (start_ms, end_ms) in zip(stretches, times, strict=True)
     ]
+
+
+def _cue(units: Sequence[Unit], start_s: float, end_s: float, max_columns: int) -> Cue:
+    parts = tuple(
+        tuple(
+            TimedPart(" " * (unit.space_before and at > 0) + unit.text, unit.start_ms / 1000, unit.end_ms / 1000)
+            for at, unit in enumerate(line)
+        )
+        for line in _lines(units, max_columns)
+    )
+    lines = tuple("".join(part.text for part in line) for line in parts)
+    return Cue(start_s, end_s, lines, units[0].speaker, parts if all(unit.is_timed for unit in units) else ())
 
 
 def srt(shown: Sequence[Cue]) -> str:
@@ -90,18 +117,47 @@ def srt(shown: Sequence[Cue]) -> str:
     return "\n".join(blocks)
 
 
-def vtt(shown: Sequence[Cue]) -> str:
-    """WebVTT (https://www.w3.org/TR/webvtt1/), its three special characters escaped."""
+def vtt(shown: Sequence[Cue], *, karaoke: bool = False) -> str:
+    """WebVTT (https://www.w3.org/TR/webvtt1/), its three special characters escaped.
+
+    Who speaks stands in a voice span, `<v SPEAKER_00>`. *karaoke*: a time stands before each word whose own is known,
+    but for the first, so that a player can light the words one by one.
+    """
     blocks = ["WEBVTT\n"]
     for cue in shown:
-        text = "\n".join(cue.lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        text = _with_times(cue) if karaoke and cue.parts else "\n".join(map(_escaped, cue.lines))
+        if cue.speaker is not None:
+            text = f"<v {_escaped(cue.speaker)}>{text}</v>"
         blocks.append(f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{text}\n")
     return "\n".join(blocks)
 
 
+def _with_times(cue: Cue) -> str:
+    """The cue's text, its times inside the cue's own and each after the one before, as the standard wants them."""
+    reached, end = cue.start, cue.end
+    lines = []
+    for line in cue.parts:
+        text = ""
+        for part in line:
+            bare = part.text.lstrip(" ")
+            text += part.text[: len(part.text) - len(bare)]
+            if reached < part.start < end:
+                text += f"<{_clock(part.start, '.')}>"
+                reached = part.start
+            text += _escaped(bare)
+        lines.append(text)
+    return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def _place_after(units: Sequence[Unit], at: int) -> tuple[str, bool]:
-    """What ends with units[at] ("sentence", "pause", "clause" or "anywhere"), and whether a pause follows."""
+    """What ends with units[at] ("sentence", "pause", "clause", "anywhere", "label"), and whether a pause follows."""
     unit, following = units[at], units[at + 1] if at + 1 < len(units) else None
+    if unit.is_label:
+        return "label", False
     pauses = following is not None and following.start_ms - unit.end_ms >= PAUSE_MS
     text = unit.text.rstrip(_CLOSING)
     ends_sentence = text[-1:] in _SENTENCE_ENDS if text else False
@@ -142,14 +198,15 @@ def _cut(
         for last in range(first, count):
             unit = units[last]
             if last > first:
-                if unit.start_ms - units[last - 1].end_ms >= LONG_PAUSE_MS:
+                if unit.start_ms - units[last - 1].end_ms >= LONG_PAUSE_MS or unit.speaker != units[first].speaker:
                     break
                 kind, pauses = places[last - 1]
                 run_on += _RUN_ON[kind] + (_RUN_ON["pause"] if pauses and kind != "pause" else 0.0)
             width = unit.columns + (1 if unit.space_before and columns else 0)
             lines, columns = (lines, columns + width) if columns + width <= max_columns else (lines + 1, unit.columns)
             total += width
-            if last > first and (lines > max_lines or unit.end_ms - units[first].start_ms > max_ms):
+            too_long = unit.end_ms - units[first].start_ms > max_ms and not units[last - 1].is_label
+            if last > first and (lines > max_lines or too_long):
                 break
             cost = cheapest[first] + _COST_OF_A_CUE + run_on + _UNEVENNESS * (total / (max_columns * max_lines)) ** 2
             if last + 1 < count:
@@ -166,7 +223,7 @@ def _cut(
     return stretches[::-1]
 
 
-def _lines(units: Sequence[Unit], max_columns: int) -> tuple[str, ...]:
+def _lines(units: Sequence[Unit], max_columns: int) -> list[Sequence[Unit]]:
     """*units* on as few lines as hold them, of near equal width, the upper ones the shorter."""
     count = len(units)
     # (lines, unevenness) up to each unit: fewer lines always win.
@@ -182,16 +239,16 @@ def _lines(units: Sequence[Unit], max_columns: int) -> tuple[str, ...]:
             upper = 0.0
             if last + 1 < count:
                 upper = 0.0 if units[last].text[-1] in _CLAUSE_ENDS + _SENTENCE_ENDS else 0.1
+                upper += 1.0 if units[last].is_label else 0.0
             found = (lines + 1, cost + (columns / max_columns) ** 2 * (1.05 if last + 1 < count else 1.0) + upper)
             if found < cheapest[last + 1]:
                 cheapest[last + 1], begun_at[last + 1] = found, first
-    lines_up: list[str] = []
+    lines_up: list[Sequence[Unit]] = []
     end = count
     while end:
-        part = units[begun_at[end] : end]
-        lines_up.append(part[0].text + "".join(" " * unit.space_before + unit.text for unit in part[1:]))
+        lines_up.append(units[begun_at[end] : end])
         end = begun_at[end]
-    return tuple(reversed(lines_up))
+    return lines_up[::-1]
 
 
 def _times(spoken: Sequence[tuple[int, int]], limit_ms: int, max_ms: int) -> list[tuple[int, int]]:

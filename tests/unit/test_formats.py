@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from docx import Document
 
+from api.schemas import TranscriptionSchema, VerboseTranscriptionSchema
 from transcription.core import ResponseFormat, Task, Transcript, TranscriptSegment, Word
-from transcription.formats import media_type, render
+from transcription.formats import extension, media_type, render
 
 FIRST = TranscriptSegment(
     id=0,
@@ -26,8 +29,9 @@ FIRST = TranscriptSegment(
         Word(1.0, 1.5, " there,", 0.9),
         Word(1.5, 2.0, " you.", 0.8),
     ),
+    tokens=(50, 60),
 )
-SECOND = replace(FIRST, id=1, start=5.0, end=5.5, text=" Bye.", words=(Word(5.0, 5.5, " Bye.", 0.7),))
+SECOND = replace(FIRST, id=1, start=5.0, end=5.5, text=" Bye.", words=(Word(5.0, 5.5, " Bye.", 0.7),), tokens=(70,))
 TRANSCRIPT = Transcript(
     segments=(FIRST, SECOND),
     language="en",
@@ -40,6 +44,22 @@ TRANSCRIPT = Transcript(
     timings_s={"decode": 0.01234, "transcribe": 0.5, "total": 1.14},
 )
 SILENCE = replace(TRANSCRIPT, segments=())
+
+
+def said_by(speaker: str | None, segment: TranscriptSegment) -> TranscriptSegment:
+    words = tuple(replace(word, speaker=speaker) for word in segment.words or ())
+    return replace(segment, speaker=speaker, words=words or None)
+
+
+TWO_SPEAKERS = replace(
+    TRANSCRIPT,
+    segments=(
+        said_by("SPEAKER_00", FIRST),
+        said_by("SPEAKER_00", replace(SECOND, id=1, start=2.2, end=2.6, words=(Word(2.2, 2.6, " Bye.", 0.7),))),
+        said_by("SPEAKER_01", replace(SECOND, id=2, start=2.8, end=3.2, words=(Word(2.8, 3.2, " Bye.", 0.7),))),
+        said_by("SPEAKER_00", replace(SECOND, id=3)),
+    ),
+)
 
 
 def as_json(transcript: Transcript, response_format: ResponseFormat = ResponseFormat.JSON) -> dict[str, object]:
@@ -98,6 +118,7 @@ def test_json_tells_what_was_said_and_how_it_was_found() -> None:
         "compute_type": "int8",
         "timings": {"decode": 0.012, "transcribe": 0.5, "total": 1.14},
         "real_time_factor": 5.0,
+        "provider": "local",
         "request_id": "a1b2c3d4",
     }
 
@@ -114,6 +135,7 @@ def test_verbose_json_is_what_clients_of_openai_expect() -> None:
             "start": 0.512,
             "end": 2.0,
             "text": "Hello there,\tyou.",
+            "tokens": [50, 60],
             "temperature": 0.0,
             "avg_logprob": -0.2346,
             "compression_ratio": 0.9877,
@@ -125,6 +147,7 @@ def test_verbose_json_is_what_clients_of_openai_expect() -> None:
             "start": 5.0,
             "end": 5.5,
             "text": "Bye.",
+            "tokens": [70],
             "temperature": 0.0,
             "avg_logprob": -0.2346,
             "compression_ratio": 0.9877,
@@ -174,7 +197,11 @@ def test_subtitles_end_with_the_recording() -> None:
 
 
 @pytest.mark.parametrize(
-    ("response_format", "written"), [("text", "\n"), ("srt", ""), ("vtt", "WEBVTT\n"), ("tsv", "start\tend\ttext\n")]
+    ("response_format", "written"),
+    [
+        *(("text", "\n"), ("srt", ""), ("vtt", "WEBVTT\n"), ("vtt_words", "WEBVTT\n")),
+        ("tsv", "start\tend\ttext\n"),
+    ],
 )
 def test_silence_is_an_empty_answer_in_every_format(response_format: str, written: str) -> None:
     """Silence is a success, and its file must open."""
@@ -209,5 +236,157 @@ def test_every_format_has_a_media_type_that_fits(response_format: ResponseFormat
     answer = render(TRANSCRIPT, response_format, request_id="a1b2c3d4")
     if isinstance(answer, dict):
         assert media_type(response_format) == "application/json"
-    else:
+    elif isinstance(answer, str):
         assert media_type(response_format).endswith("; charset=utf-8")
+    else:
+        assert "charset" not in media_type(response_format)
+
+
+def test_a_file_is_named_as_programs_open_it() -> None:
+    """A player looks for .vtt, and knows no .vtt_words."""
+    assert [extension(one) for one in ResponseFormat] == [
+        *("json", "txt", "srt", "vtt", "vtt", "ass", "tsv", "docx", "json")
+    ]
+
+
+@pytest.mark.parametrize("response_format", list(ResponseFormat))
+def test_subtitles_need_words(response_format: ResponseFormat) -> None:
+    """Their cues are cut by them, and karaoke is nothing else."""
+    assert response_format.needs_words == (response_format.value in ("srt", "vtt", "vtt_words", "ass"))
+
+
+# --- who speaks ------------------------------------------------------------------------------------------------------
+
+
+def test_json_tells_who_speaks_and_what_else_was_asked_for() -> None:
+    """A program may ask `"speaker" in segment`: what is not known is not there."""
+    word = Word(5.0, 5.5, " Bye.", 0.7, score=0.83333, speaker="SPEAKER_01")
+    known = replace(SECOND, words=(word,), speaker="SPEAKER_01", language="de", aligned=False)
+    transcript = replace(TRANSCRIPT, segments=(FIRST, known), warnings=("No model for it.",), provider="openai")
+    for response_format, schema in (
+        (ResponseFormat.JSON, TranscriptionSchema),
+        (ResponseFormat.VERBOSE_JSON, VerboseTranscriptionSchema),
+    ):
+        answer = as_json(transcript, response_format)
+        schema.model_validate(answer)
+        assert answer["warnings"] == ["No model for it."]
+        assert answer["provider"] == "openai"
+        first, second = answer["segments"]  # type: ignore[misc]
+        assert not {"speaker", "language", "aligned"} & set(first)
+        assert (second["speaker"], second["language"], second["aligned"]) == ("SPEAKER_01", "de", False)
+        words = answer.get("words") or [*first["words"], *second["words"]]
+        assert words[-1] == {
+            **{"word": "Bye.", "start": 5.0, "end": 5.5, "probability": 0.7},
+            **{"score": 0.8333, "speaker": "SPEAKER_01"},
+        }
+        assert not {"score", "speaker"} & set(words[0])
+        assert "warnings" not in as_json(TRANSCRIPT, response_format)
+
+
+def test_text_has_a_paragraph_a_turn() -> None:
+    """As minutes are written: who, then all that was said until another spoke."""
+    assert as_text(TWO_SPEAKERS, ResponseFormat.TEXT) == (
+        "SPEAKER_00: Hello there,\tyou. Bye.\n\nSPEAKER_01: Bye.\n\nSPEAKER_00: Bye.\n"
+    )
+    nobody = said_by(None, replace(SECOND, id=4, text=" Hm."))
+    mixed = replace(TWO_SPEAKERS, segments=(*TWO_SPEAKERS.segments, nobody))
+    assert as_text(mixed, ResponseFormat.TEXT).endswith("SPEAKER_00: Bye.\n\nHm.\n")
+
+
+def test_words_of_two_speakers_in_a_segment_are_two_turns() -> None:
+    """Whoever tells the speakers may leave the segments whole."""
+    words = (Word(0, 1, " Yes?", 0.9, speaker="A"), Word(1, 2, " No.", 0.9, speaker="B"), Word(2, 3, " Why?", 0.9))
+    mixed = replace(TRANSCRIPT, segments=(replace(FIRST, text=" Yes? No. Why?", speaker="B", words=words),))
+    assert as_text(mixed, ResponseFormat.TEXT) == "A: Yes?\n\nB: No. Why?\n"
+    assert "<v A>Yes?</v>" in as_text(mixed, ResponseFormat.VTT)
+    assert "<v B>No. Why?</v>" in as_text(mixed, ResponseFormat.VTT)
+
+
+def test_subtitles_tell_who_speaks_each_in_their_own_way() -> None:
+    """SubRip has no speakers, so a change of them is written; WebVTT has voices."""
+    srt = as_text(TWO_SPEAKERS, ResponseFormat.SRT)
+    assert [block.split("\n", 2)[2].strip() for block in srt.strip().split("\n\n")] == [
+        *("SPEAKER_00: Hello there, you. Bye.", "SPEAKER_01: Bye.", "SPEAKER_00: Bye.")
+    ]
+    vtt = as_text(TWO_SPEAKERS, ResponseFormat.VTT)
+    assert [block.split("\n", 1)[1].strip() for block in vtt.strip().split("\n\n")[1:]] == [
+        "<v SPEAKER_00>Hello there, you. Bye.</v>",
+        "<v SPEAKER_01>Bye.</v>",
+        "<v SPEAKER_00>Bye.</v>",
+    ]
+
+
+def test_tsv_has_a_column_more_where_it_is_known_who_speaks() -> None:
+    """The last one: programs that take columns by their number go on working."""
+    rows = as_text(TWO_SPEAKERS, ResponseFormat.TSV).splitlines()
+    assert rows[0] == "start\tend\ttext\tspeaker"
+    assert rows[3] == "2800\t3200\tBye.\tSPEAKER_01"
+
+
+# --- words that are lit one by one -----------------------------------------------------------------------------------
+
+
+def test_vtt_words_holds_the_time_of_each_word() -> None:
+    """A player's karaoke: the first word's time is the cue's own."""
+    assert as_text(TRANSCRIPT, ResponseFormat.VTT_WORDS) == (
+        "WEBVTT\n\n00:00:00.512 --> 00:00:02.000\nHello <00:00:01.000>there, <00:00:01.500>you.\n\n"
+        "00:00:05.000 --> 00:00:05.700\nBye.\n"
+    )
+
+
+def test_without_words_nothing_is_lit() -> None:
+    """A time made up is worse than none."""
+    plain = without_words(TRANSCRIPT)
+    assert as_text(plain, ResponseFormat.VTT_WORDS) == as_text(plain, ResponseFormat.VTT)
+    assert "\\k" not in as_text(plain, ResponseFormat.ASS)
+
+
+# --- documents -------------------------------------------------------------------------------------------------------
+
+
+def as_document(transcript: Transcript, title: str | None = None) -> list[str]:
+    answer = render(transcript, ResponseFormat.DOCX, request_id="a1b2c3d4", title=title)
+    assert isinstance(answer, bytes)
+    return [paragraph.text for paragraph in Document(io.BytesIO(answer)).paragraphs]
+
+
+def test_a_document_has_a_title_and_a_paragraph_a_segment() -> None:
+    """Without speakers, the segments are the only paragraphs there are."""
+    assert as_document(TRANSCRIPT, "A <talk> & more") == [
+        "A <talk> & more",
+        "[0:00] Hello there,\tyou.",
+        "[0:05] Bye.",
+    ]
+    assert as_document(SILENCE) == []
+
+
+def test_a_document_has_a_paragraph_a_turn_and_another_each_minute() -> None:
+    """An hour's lecture in one paragraph could not be found one's way in."""
+    assert as_document(TWO_SPEAKERS) == [
+        "[0:00] SPEAKER_00: Hello there,\tyou. Bye.",
+        "[0:02] SPEAKER_01: Bye.",
+        "[0:05] SPEAKER_00: Bye.",
+    ]
+    lecture = tuple(said_by("A", replace(SECOND, id=n, start=20.0 * n, end=20.0 * n + 5)) for n in range(200))
+    paragraphs = as_document(replace(TRANSCRIPT, segments=lecture))
+    assert len(paragraphs) == 50
+    assert paragraphs[-1] == "[1:05:20] A: Bye. Bye. Bye. Bye."
+
+
+def test_a_document_holds_no_character_that_xml_does_not() -> None:
+    """Word refuses a file with a single one."""
+    odd = replace(FIRST, text=" a\x00b\x0bc\ufffe\ud800d", words=None)
+    assert as_document(replace(TRANSCRIPT, segments=(odd,)), "t\x01") == ["t", "[0:00] abcd"]
+
+
+def test_a_document_says_its_language_and_not_who_wrote_the_library() -> None:
+    """Word checks the spelling by it."""
+    written = render(replace(TRANSCRIPT, language="de"), ResponseFormat.DOCX, request_id="a1b2c3d4")
+    translated = render(
+        replace(TRANSCRIPT, language="de", task=Task.TRANSLATE), ResponseFormat.DOCX, request_id="a1b2c3d4"
+    )
+    assert isinstance(written, bytes)
+    assert isinstance(translated, bytes)
+    properties = Document(io.BytesIO(written)).core_properties
+    assert (properties.language, properties.author, properties.comments) == ("de", "", "")
+    assert Document(io.BytesIO(translated)).core_properties.language == "en"

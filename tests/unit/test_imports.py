@@ -34,6 +34,7 @@ LAYERS = (
     ("transcription.subtitle_units", "transcription.pcm", "downloads.urls", "downloads.proxy_messages"),
     ("downloads.local_copies", "downloads.objects"),
     ("transcription.subtitles", "recording", "transcription.weights"),
+    ("transcription.styled_subtitles", "transcription.paragraphs", "transcription.documents"),
     ("transcription.formats", "transcription.models", "transcription.audio", "transcription.speech"),
     ("transcription.footprint", "transcription.sizing"),
     ("transcription.pyannote_child", "transcription.whisper", "downloads.media", "downloads.extract"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transcription.core import TranscriptSegment, Word
-from transcription.subtitles import Cue, cues, srt, vtt
+from transcription.subtitles import Cue, TimedPart, cues, srt, vtt
 
 ENGLISH = (
     " I am writing to Mr. J. Smith, who paid 3.50 dollars (or so) for it — why? \"Nobody knows,\" he said… "
@@ -189,6 +190,88 @@ def test_srt_and_vtt_hold_the_same_cues(segments: list[TranscriptSegment]) -> No
         assert "\r" not in written
 
 
+any_speaker = st.sampled_from([None, "SPEAKER_00", "SPEAKER_01"])
+
+
+@st.composite
+def spoken_segments(draw: st.DrawFn) -> list[TranscriptSegment]:
+    """Any segments, their words or the whole of them said by somebody, or by nobody known."""
+    return [
+        replace(
+            segment,
+            speaker=draw(any_speaker),
+            words=None
+            if segment.words is None
+            else tuple(replace(word, speaker=draw(any_speaker)) for word in segment.words),
+        )
+        for segment in draw(any_segments)
+    ]
+
+
+@settings(deadline=None)
+@given(spoken_segments())
+def test_no_cue_has_words_of_two_speakers(segments: list[TranscriptSegment]) -> None:
+    """Whose words are whose is told by the cue alone."""
+    said: dict[str | None, str] = {}
+    for segment in segments:
+        for word in segment.words if any(word.text.strip() for word in segment.words or ()) else ():  # type: ignore[union-attr]
+            said[word.speaker or segment.speaker] = said.get(word.speaker or segment.speaker, "") + letters(word.text)
+        if not any(word.text.strip() for word in segment.words or ()):
+            said[segment.speaker] = said.get(segment.speaker, "") + letters(segment.text)
+    shown: dict[str | None, str] = {}
+    for cue in cues(segments):
+        shown[cue.speaker] = shown.get(cue.speaker, "") + letters("".join(cue.lines))
+    assert shown == {speaker: text for speaker, text in said.items() if text}
+
+
+@settings(deadline=None)
+@given(spoken_segments())
+def test_labels_keep_to_the_limits_and_stand_where_the_speaker_changes(segments: list[TranscriptSegment]) -> None:
+    """A label is text on the screen like any other."""
+    shown = cues(segments, labelled=True)
+    before = None
+    for cue in shown:
+        assert len(cue.lines) <= 2
+        assert all(columns(line) <= 42 for line in cue.lines)
+        assert cue.lines[0].startswith(f"{cue.speaker}:") == (cue.speaker not in (None, before))
+        before = cue.speaker
+    assert not [cue for cue in shown if re.fullmatch(r"SPEAKER_\d+:", "".join(cue.lines))]
+    plain = [cue.lines for cue in cues([replace(one, speaker=None) for one in segments])]
+    assert letters(re.sub(r"SPEAKER_\d\d:", "", "".join("".join(cue.lines) for cue in shown))) == letters(
+        "".join("".join(lines) for lines in plain)
+    )
+
+
+@settings(deadline=None)
+@given(spoken_segments())
+def test_the_parts_of_a_cue_are_its_lines(segments: list[TranscriptSegment]) -> None:
+    """They are the same text, with times."""
+    for cue in cues(segments):
+        if cue.parts:
+            assert tuple("".join(part.text for part in line) for line in cue.parts) == cue.lines
+
+
+@settings(deadline=None)
+@given(spoken_segments())
+def test_the_times_in_a_cue_rise_and_lie_inside_it(segments: list[TranscriptSegment]) -> None:
+    """The standard's rule; browsers drop a cue's other times where it is broken."""
+    for block in vtt(cues(segments), karaoke=True).split("\n\n")[1:]:
+        times = [
+            int(hours) * 3_600_000 + int(minutes) * 60_000 + int(seconds) * 1000 + int(thousandths)
+            for hours, minutes, seconds, thousandths in re.findall(r"(\d\d):(\d\d):(\d\d)\.(\d\d\d)", block)
+        ]
+        start, end, *inside = times
+        assert all(before < after for before, after in pairwise([start, *inside, end]))
+
+
+@settings(deadline=None)
+@given(spoken_segments())
+def test_karaoke_changes_no_text(segments: list[TranscriptSegment]) -> None:
+    """Without its times, it is the plain subtitle."""
+    shown = cues(segments)
+    assert re.sub(r"<\d\d:\d\d:\d\d\.\d\d\d>", "", vtt(shown, karaoke=True)) == vtt(shown)
+
+
 # --- where cues end --------------------------------------------------------------------------------------------------
 
 
@@ -355,7 +438,7 @@ def test_without_words_the_text_is_spread_over_the_segments_time() -> None:
 def test_word_times_that_are_no_times_do_no_harm(broken: float) -> None:
     """One bad number must not lose a subtitle file."""
     (cue,) = cues([said((1.0, 1.5, " one"), (broken, broken, " two"), (2.0, 2.5, " three"))], duration_s=10.0)
-    assert cue == Cue(1.0, 2.5, ("one two three",))
+    assert (cue.start, cue.end, cue.lines) == (1.0, 2.5, ("one two three",))
 
 
 def test_many_words_at_one_moment_at_the_very_end_are_all_shown() -> None:
@@ -398,3 +481,16 @@ def test_what_the_formats_use_themselves_is_escaped() -> None:
     shown = [Cue(0, 1, ("a ---> b", "<i>R&D</i>"))]
     assert srt(shown).endswith("\na -> b\n<i>R&D</i>\n")
     assert vtt(shown).endswith("\na ---&gt; b\n&lt;i&gt;R&amp;D&lt;/i&gt;\n")
+
+
+def test_a_voice_is_escaped_like_text() -> None:
+    """A name comes from whoever named the speakers."""
+    (block,) = vtt([Cue(0, 1, ("Hi",), "A>B&C")]).split("\n\n")[1:]
+    assert block.endswith("<v A&gt;B&amp;C>Hi</v>\n")
+
+
+def test_a_time_stands_between_the_space_and_its_word() -> None:
+    """The space belongs to neither, and lit with the word before it looks like a stain."""
+    parts = ((TimedPart("Hello", 0.0, 0.4), TimedPart(" world", 0.5, 0.9)), (TimedPart("again", 1.0, 1.4),))
+    written = vtt([Cue(0.0, 1.5, ("Hello world", "again"), parts=parts)], karaoke=True)
+    assert written.endswith("Hello <00:00:00.500>world\n<00:00:01.000>again\n")
