@@ -25,6 +25,7 @@ LAYERS = (
         "workfolder",
         "transcription.protocol",
         "transcription.words",
+        "transcription.alignment_text",
         "transcription.planner",
         "transcription.seen_memory",
     ),
@@ -39,7 +40,7 @@ LAYERS = (
     ("transcription.footprint", "transcription.sizing"),
     ("transcription.pyannote_child", "transcription.whisper", "downloads.media", "downloads.extract"),
     ("downloads.object_media",),
-    ("transcription.loaded_models",),
+    ("transcription.loaded_models", "transcription.alignment"),
     ("downloads.egress", "downloads.ytdlp_child", "downloads.ytdlp", "transcription.engine_child"),
     ("downloads.fetch", "transcription.engine", "transcription.replicas", "transcription.scheduler"),
     ("transcription.service",),
@@ -55,7 +56,7 @@ LAYERS = (
 )
 """From the ground up: a module imports from layers below it, or from its own."""
 
-CHILDREN_WITH_TORCH = {"transcription/pyannote_child.py"}
+CHILDREN_WITH_TORCH = {"transcription/pyannote_child.py", "transcription/alignment.py"}
 
 
 def modules() -> list[Path]:
