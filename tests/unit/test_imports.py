@@ -34,7 +34,7 @@ LAYERS = (
     ("metrics",),
     ("transcription.subtitle_units", "transcription.pcm", "downloads.urls", "downloads.proxy_messages"),
     ("downloads.local_copies", "downloads.objects"),
-    ("transcription.subtitles", "recording", "transcription.weights"),
+    ("transcription.subtitles", "transcription.text_filters", "recording", "transcription.weights"),
     ("transcription.styled_subtitles", "transcription.paragraphs", "transcription.documents"),
     ("transcription.formats", "transcription.models", "transcription.audio", "transcription.speech"),
     ("transcription.footprint", "transcription.sizing"),
