@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = (
     ("errors", "settings", "cgroup", "turns", "throughput", "key_limits", "undisturbed"),
-    ("transcription.core", "transcription.placement", "transcription.languages"),
+    ("transcription.core", "transcription.placement", "transcription.languages", "transcription.alignment_models"),
+    ("transcription.stretches",),
     ("memory", "disk", "cores", "limits", "classic", "waiting", "transcription.vitals"),
     ("reservation",),
     ("lanes",),
@@ -25,11 +26,13 @@ LAYERS = (
         "workfolder",
         "transcription.protocol",
         "transcription.words",
+        "transcription.language_tags",
         "transcription.alignment_text",
+        "transcription.speakers",
         "transcription.planner",
         "transcription.seen_memory",
     ),
-    ("transcription.journal",),
+    ("transcription.journal", "transcription.child", "transcription.torch_process"),
     ("memory_watch",),
     ("metrics",),
     ("transcription.subtitle_units", "transcription.pcm", "downloads.urls", "downloads.proxy_messages"),
@@ -39,10 +42,12 @@ LAYERS = (
     ("transcription.formats", "transcription.models", "transcription.audio", "transcription.speech"),
     ("transcription.footprint", "transcription.sizing"),
     ("transcription.pyannote_child", "transcription.whisper", "downloads.media", "downloads.extract"),
-    ("downloads.object_media",),
-    ("transcription.loaded_models", "transcription.alignment"),
+    ("downloads.object_media", "downloads.subtitled"),
+    ("transcription.loaded_models", "transcription.alignment", "transcription.diarization"),
     ("downloads.egress", "downloads.ytdlp_child", "downloads.ytdlp", "transcription.engine_child"),
+    ("transcription.torch_child",),
     ("downloads.fetch", "transcription.engine", "transcription.replicas", "transcription.scheduler"),
+    ("transcription.word_alignment", "transcription.speaker_finder"),
     ("transcription.service",),
     ("jobs.model", "jobs.tables", "jobs.bells"),
     ("jobs.turns", "jobs.database", "jobs.rows", "jobs.migrations", "jobs.uploads", "jobs.journal"),
@@ -56,7 +61,12 @@ LAYERS = (
 )
 """From the ground up: a module imports from layers below it, or from its own."""
 
-CHILDREN_WITH_TORCH = {"transcription/pyannote_child.py", "transcription/alignment.py"}
+CHILDREN_WITH_TORCH = {
+    "transcription/alignment.py",
+    "transcription/diarization.py",
+    "transcription/pyannote_child.py",
+    "transcription/torch_child.py",
+}
 
 
 def modules() -> list[Path]:
