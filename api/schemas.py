@@ -115,6 +115,10 @@ class ExtractedFile(StoredFile):
     audio_file: str = Field(description="What to give to /transcribe.", examples=["5e0d7c1b9a3f4e21"])
 
 
+class SubtitledFile(StoredFile):
+    video_file: str = Field(description="What to give to /extract-audio or /subtitle.", examples=["5e0d7c1b9a3f4e21"])
+
+
 class FileList(BaseModel):
     files: list[StoredFile]
 
