@@ -14,7 +14,9 @@
   fleet    the same with two workers, PostgreSQL and Redis, each of them struck in turn
   backlog  thousands of jobs that take no time: what handing in and doing cost
   gate     what a refusal and a grant cost the gate, with ten thousand before it
+  speakers who speaks: memory over hours, speed, errors
   sizing   replicas, streams, cores and batch sizes over the long file
+  alignment  word times by forced alignment beside whisperx.align: speed, agreement, errors
   all      all of them, in this order
 
 Each system runs in a process of its own. Loading is in nobody's seconds; reading and decoding the file is in
@@ -36,6 +38,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from benchmarks import (
+    alignment,
     backlog,
     behind,
     bounded,
@@ -50,6 +53,7 @@ from benchmarks import (
     overload,
     short,
     sizing,
+    speakers,
     turns,
 )
 from benchmarks.experiment import MODEL, Head, Plan, Report
@@ -72,7 +76,9 @@ EXPERIMENTS: dict[str, Callable[[Plan], Report]] = {
         fleet,
         backlog,
         gate,
+        speakers,
         sizing,
+        alignment,
     )
 }
 MAX_REPEATS = 20
