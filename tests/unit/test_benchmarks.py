@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from benchmarks import behind, chaos, cold, gate, long, short
+from benchmarks import alignment, behind, chaos, cold, gate, long, short
 from benchmarks.accuracy import LONG, UTTERANCES, Row, lost_by_length, summary
 from benchmarks.baselines import answer, merged
 from benchmarks.bench import EXPERIMENTS, parser, plan_of
@@ -31,6 +31,7 @@ from benchmarks.scoring import Score, score, total
 from benchmarks.server import DECIDED, EngineSettings, Refused
 from benchmarks.speech_set import Clip, SpeechSet, SpeechSetMissing, clips_of, spread
 from benchmarks.tables import markdown
+from transcription.core import Segment
 
 
 def test_spelling_and_punctuation_are_no_errors() -> None:
@@ -310,7 +311,8 @@ def test_curves_are_drawn_where_they_are_wanted(tmp_path: Path) -> None:
 def test_every_experiment_can_be_asked_for() -> None:
     """A quick look is one repeat, whatever was asked."""
     assert " ".join(EXPERIMENTS) == (
-        "long short behind cold memory flat chaos turns overload bounded durable fleet backlog gate speakers sizing alignment"
+        "long short behind cold memory flat chaos turns overload bounded durable fleet backlog gate speakers sizing "
+        "alignment"
     )
     assert plan_of(parser().parse_args(["short", "--repeats", "5"])).repeats == 5
     plan = plan_of(parser().parse_args(["sizing", "--quick", "--settings", "1:1:2:8", "2:1:2:4"]))
@@ -324,6 +326,31 @@ def test_the_gates_experiment_measures_as_many_as_it_says() -> None:
     costs = asyncio.run(gate.line(keys=3, waiting=20, counted=5))
     assert (costs.keys, len(costs.refusals_us), len(costs.grants_us)) == (3, 5, 5)
     assert min(costs.refusals_us + costs.grants_us) > 0
+
+
+def test_words_heard_wrongly_are_not_timed() -> None:
+    """The error of a time is of a word that both texts have; one that was put in moves no other."""
+    right = [(0.0, 0.4), (0.5, 0.9), (1.0, 1.4)]
+    words, times = (" The", " big", " cat", " sad."), [(0.1, 0.4), (0.4, 0.5), (0.5, 1.0), (1.0, 1.4)]
+    found = list(alignment.errors(["the", "cat", "sat"], right, words, times))
+    assert found == [pytest.approx((0.1, 0.0)), pytest.approx((0.0, 0.1))]
+
+
+def test_words_are_compared_as_whisperx_parts_them() -> None:
+    """At spaces alone: what Whisper parts at a hyphen is one word there. Times are the recording's."""
+    segment = Segment(Path("a.pcm"), 32_000, 16_000, 0)
+    one = alignment.Heard(segment, (" well", "-known", " cat"), [(0.0, 0.1)] * 3)
+    assert alignment.spaced([one], [[(0.1, 0.2), (0.2, 0.4), (0.5, 0.9)]]) == [(2.1, 2.4), (2.5, 2.9)]
+
+
+def test_alignment_is_held_against_whisperx_in_the_same_network() -> None:
+    """The acoustic model's seconds are the same for both, so the rest is told apart."""
+    passes = [alignment.Pass(system, "net", 60.0, *s) for system, s in (("stenogate", (3, 2)), ("whisperx", (9, 2)))]
+    errors = {"decoder": [(0.2, 0.2)], "aligned": [(0.1, 0.1)]}
+    judged = [{"set": "a", "words": "b", "times": times, "errors_s": pairs} for times, pairs in errors.items()]
+    found = alignment.report(passes, [(0.0, 1.0)], [(0.01, 1.03)], judged, repeats=1)
+    assert [aim.row()[1] for aim in found.aims] == ["3.00 times", "7.00 times", "1.00", "0.00", "0.50 times"]
+    assert [aim.verdict for aim in found.aims] == ["missed", "met", "met", "missed", "met"]
 
 
 def test_the_cpu_time_of_ended_children_counts() -> None:
