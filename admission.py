@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import structlog
 
+import prices
 from errors import DeadlineTooNear, KeyBusy, QueueFull, QueueTimeout, QuotaUsed, ShuttingDown
 from key_limits import KeyLimits
 from lanes import Lane, kept_slots
-from limits import MemorySemaphore
+from limits import MemorySemaphore, SharedMemory
 from reservation import Reservation, Work
 from throughput import Throughput
 
@@ -66,6 +67,7 @@ class AdmissionController:
     ) -> None:
         """*memory*: what work may hold of each device. *on_granted* is told what was let in, after how many seconds."""
         self.memory = memory
+        self.shared = SharedMemory(memory[prices.MEMORY])
         self.bounds = bounds
         self._on_granted = on_granted
         self._clock = clock
@@ -166,9 +168,14 @@ class AdmissionController:
 
     # --- the line --------------------------------------------------------------------------------------------------
 
-    async def wait_for_turn(self, reservation: Reservation, costs: Mapping[str, int]) -> None:
+    async def wait_for_turn(
+        self, reservation: Reservation, costs: Mapping[str, int], shared: Mapping[str, int]
+    ) -> None:
         """What `Reservation.granted` does."""
-        self._check_again(reservation, costs)
+        if shared:
+            self.memory[prices.MEMORY].check(costs.get(prices.MEMORY, 0) + sum(shared.values()))
+        more = {prices.MEMORY: costs.get(prices.MEMORY, 0) + self.shared.missing_bytes(shared)} if shared else {}
+        self._check_again(reservation, {**costs, **more})
         lane = self.lanes[reservation.work]
         reservation.line_entered = begun = self._clock()
         reservation.turn = asyncio.get_running_loop().create_future()
@@ -179,6 +186,8 @@ class AdmissionController:
                 await reservation.turn
                 for device in sorted(costs):
                     await reservation.take(device, costs[device])
+                for name, amount_bytes in shared.items():
+                    await reservation.take_shared(name, amount_bytes)
         except TimeoutError:
             if self._closed:
                 raise ShuttingDown from None

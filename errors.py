@@ -81,6 +81,18 @@ class VoiceActivityUnavailable(ServiceError):
     status, code = 422, "VAD_UNAVAILABLE"
 
 
+class AlignmentUnavailable(ServiceError):
+    """Forced alignment needs the full requirements, which are not installed here."""
+
+    status, code = 422, "ALIGNMENT_UNAVAILABLE"
+
+
+class DiarizationUnavailable(ServiceError):
+    """Telling speakers apart needs the full requirements and a diarization model, which this server lacks."""
+
+    status, code = 422, "DIARIZATION_UNAVAILABLE"
+
+
 class NotFound(ServiceError):
     """There is nothing at this address."""
 

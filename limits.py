@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal
@@ -237,6 +238,39 @@ class MemorySemaphore:
             if not lent.done():
                 self._take(amount_bytes)
                 lent.set_result(None)
+
+
+class SharedMemory:
+    """Bytes that several pieces of work hold together, such as a process that serves them all: lent to the first of
+    them, given back by the last. Lives on one loop.
+
+    NOTE: who asks for the same name must do so one after another, as one lane of the gate does.
+    """
+
+    def __init__(self, memory: MemorySemaphore) -> None:
+        self._memory = memory
+        self._holders: dict[str, int] = {}
+        self._held_bytes: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<SharedMemory {self._holders}>"
+
+    def missing_bytes(self, wanted: Mapping[str, int]) -> int:
+        """What would have to be lent besides, by name."""
+        return sum(amount for name, amount in wanted.items() if name not in self._holders)
+
+    async def acquire(self, name: str, amount_bytes: int) -> None:
+        """Raises TooLarge where so much will never be lent."""
+        if name not in self._holders:
+            await self._memory.acquire(amount_bytes)
+            self._held_bytes[name] = amount_bytes
+        self._holders[name] = self._holders.get(name, 0) + 1
+
+    def release(self, name: str) -> None:
+        self._holders[name] -= 1
+        if not self._holders[name]:
+            del self._holders[name]
+            self._memory.release(self._held_bytes.pop(name))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,18 @@ def transcription_bytes(duration_s: float) -> int:
     return FFMPEG_BYTES + REQUEST_BYTES + round(TEXT_BYTES_A_SECOND * duration_s)
 
 
+TORCH_BYTES = 700 * 2**20
+"""A process with torch and WhisperX at work, its models left out."""
+
+DIARIZATION_BYTES = 1_100 * 2**20
+"""The process that tells speakers apart, at work on a block of ten minutes: no recording takes more."""
+
+
+def alignment_bytes(weights_bytes: int) -> int:
+    """The process that aligns, with a model of that size at work."""
+    return TORCH_BYTES + weights_bytes
+
+
 LARGEST_BYTES = DOWNLOAD_BYTES
 """Of one piece of work that lasts a few hours: at least so much is lent on the smallest machine, or nothing could run
 there. The memory that is free at the moment is looked at besides."""

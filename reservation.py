@@ -9,7 +9,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Protocol, Self
 
-from limits import MemorySemaphore
+from limits import MemorySemaphore, SharedMemory
 
 
 class Work(StrEnum):
@@ -27,7 +27,13 @@ class Gate(Protocol):
     def memory(self) -> Mapping[str, MemorySemaphore]:
         """By device."""
 
-    async def wait_for_turn(self, reservation: Reservation, costs: Mapping[str, int]) -> None: ...
+    @property
+    def shared(self) -> SharedMemory:
+        """Of main memory, what several requests hold together."""
+
+    async def wait_for_turn(
+        self, reservation: Reservation, costs: Mapping[str, int], shared: Mapping[str, int]
+    ) -> None: ...
 
     def count(self, reservation: Reservation, amount: float) -> None:
         """So much of its work was done."""
@@ -71,6 +77,7 @@ class Reservation:
     patience: asyncio.Timeout | None = None
     """How long it may wait yet, while it waits."""
     _bytes: dict[str, int] = field(default_factory=dict)
+    _shared: list[str] = field(default_factory=list)
     _over: bool = False
 
     def __repr__(self) -> str:
@@ -94,15 +101,25 @@ class Reservation:
             self.gate.leave(self)
         finally:
             self.give_back()
+            while self._shared:
+                self.gate.shared.release(self._shared.pop())
 
-    async def granted(self, costs: Mapping[str, int], *, amount: float = 1.0, short: bool = False) -> None:
-        """Wait for a turn and for *costs*, bytes by device. *short*: it may have one of the slots kept for clips.
+    async def granted(
+        self,
+        costs: Mapping[str, int],
+        *,
+        shared: Mapping[str, int] | None = None,
+        amount: float = 1.0,
+        short: bool = False,
+    ) -> None:
+        """Wait for a turn and for *costs*, bytes by device. *shared*: bytes by the name of what all who want it hold
+        together. *short*: it may have one of the slots kept for clips.
 
         Raises TooLarge, QueueFull, QueueTimeout, DeadlineTooNear, QuotaUsed, ShuttingDown.
         """
         self.amount, self.short = amount, short
         try:
-            await self.gate.wait_for_turn(self, costs)
+            await self.gate.wait_for_turn(self, costs, shared or {})
         except BaseException:
             # Now, not when the context ends: its caller may have a folder to remove before that.
             self._end()
@@ -111,6 +128,10 @@ class Reservation:
     async def take(self, device: str, amount_bytes: int) -> None:
         await self.gate.memory[device].acquire(amount_bytes)
         self._bytes[device] = self._bytes.get(device, 0) + amount_bytes
+
+    async def take_shared(self, name: str, amount_bytes: int) -> None:
+        await self.gate.shared.acquire(name, amount_bytes)
+        self._shared.append(name)
 
     def give_back(self, device: str | None = None, amount_bytes: int | None = None) -> None:
         """Return some of the bytes early, such as a child's that has ended; without arguments, all of them."""

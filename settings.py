@@ -64,6 +64,22 @@ class Settings(BaseSettings):
     engine_streams: int = Field(0, ge=0, le=64, description="Batches an engine decodes at a time; 0: as fits.")
     cpu_threads: int = Field(0, ge=0, description="Cores of all engines; 0: those that this process may use.")
     batch_size: int = Field(0, ge=0, le=64, description="Segments decoded together at most; 0: as fits.")
+    torch_device: str = Field(
+        "auto", description="Where words are aligned and speakers told apart: cpu, cuda, mps; auto: as there is."
+    )
+    align_models: Annotated[tuple[str, ...], CommaSeparated] = Field(
+        (),
+        description="Alignment models by language: sv=owner/model,de=/a/folder. For the others WhisperX's own.",
+    )
+    diarization_model: str = Field(
+        "",
+        description="Repository or path of a pyannote pipeline. Default: WhisperX's own, which needs HF_TOKEN.",
+    )
+    torch_ttl_s: float = Field(
+        300,
+        ge=0,
+        description="Aligning and telling speakers apart leave the memory after so many idle seconds; 0: never.",
+    )
     model_ttl_s: float = Field(1_800, ge=0, description="A model unused for so long is unloaded, in seconds; 0: never.")
     memory_limit_mb: int = Field(
         0,
@@ -137,7 +153,9 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
 
-    @field_validator("api_keys", "batch_keys", "devices", "media_roots", "private_hosts_allowed", mode="before")
+    @field_validator(
+        "align_models", "api_keys", "batch_keys", "devices", "media_roots", "private_hosts_allowed", mode="before"
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):

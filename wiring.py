@@ -58,6 +58,7 @@ from metrics import Metrics, State
 from reservation import Work
 from settings import Settings
 from transcription import models
+from transcription.alignment_models import LARGE_BYTES, AlignmentModels, read_own
 from transcription.models import ModelLibrary
 from transcription.placement import Weights
 from transcription.planner import BatchPlanner
@@ -66,7 +67,10 @@ from transcription.scheduler import SegmentScheduler
 from transcription.seen_memory import SeenMemory
 from transcription.service import Transcriber
 from transcription.sizing import Sizing, Wish, sized
+from transcription.speaker_finder import SpeakerFinder
 from transcription.speech import SpeechCutter
+from transcription.torch_process import TorchProcess
+from transcription.word_alignment import WordAlignment
 from workfolder import claimed
 
 MIB = 2**20
@@ -140,11 +144,14 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
         metrics.show(State(admission, watch, engines, engines_bytes=sizes.engine_bytes))
         planner = BatchPlanner(sizes.batch_size, sizes.batch_s, smaller=sizes.smaller_batches, together=sizes.together)
         scheduler = await stack.enter_async_context(SegmentScheduler(engines.engines, planner, metrics.batch))
+        alignment, finder = await torch_parts(settings, token, stack)
         transcriber = Transcriber(
             ffmpeg,
             SpeechCutter(),
             engines,
             scheduler,
+            alignment,
+            finder,
             work_dir=settings.work_path,
             max_duration_s=settings.max_duration_s,
             max_decodes=available_cores(),
@@ -207,6 +214,7 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
             webhooks=webhooks,
             transcriber=transcriber,
             library=library,
+            alignment_models=alignment.models,
             media=media,
             disk=disk,
             fetcher=fetcher,
@@ -216,6 +224,27 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
             default_beam_size=settings.beam_size,
             max_upload_bytes=settings.max_upload_mb * MIB,
         )
+
+
+async def torch_parts(
+    settings: Settings, token: str | None, stack: contextlib.AsyncExitStack
+) -> tuple[WordAlignment, SpeakerFinder]:
+    """What aligns words and what tells speakers apart: a process each, once somebody needs it."""
+    process = partial(
+        TorchProcess,
+        idle_s=settings.torch_ttl_s,
+        log_level=settings.log_level,
+        threads=settings.cpu_threads,
+        device=settings.torch_device,
+        local_only=not settings.model_downloads,
+    )
+    models = AlignmentModels(read_own(settings.align_models))
+    aligns = process("alignment", config={"model_dir": str(settings.model_path), "models_bytes": LARGE_BYTES})
+    tells_apart = process("diarization", config={"model": settings.diarization_model or None, "token": token})
+    return (
+        await stack.enter_async_context(WordAlignment(aligns, models)),
+        await stack.enter_async_context(SpeakerFinder(tells_apart)),
+    )
 
 
 def sizing(settings: Settings, model: str, ram: MemoryReading, ledger: SeenMemory) -> Sizing:

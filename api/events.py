@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -13,9 +11,8 @@ from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from fastapi.responses import StreamingResponse
-from starlette.types import Send
 
+from api.event_stream import HEARTBEAT, HEARTBEAT_S, EventStream, message, rounded
 from api.job_description import JobProgress, JobQueue, described
 from api.problems import responses
 from api.security import require_key_or_token
@@ -23,15 +20,15 @@ from api.services import Services, services
 from errors import InvalidRequest, JobNotFound, NotReady, ShuttingDown, StoreUnavailable, Unauthorized
 from jobs.bells import heard_within
 from jobs.desk import LOOK_S
+from jobs.journal import SEGMENT_RESULT
 from jobs.model import LANGUAGE, SEGMENT, Event, Job, State
 from reservation import Work
+from transcription.formats import segment_json
 
 router = APIRouter(tags=["jobs"], dependencies=[Depends(require_key_or_token)])
 
 PAGE = 100
 """Events that are read at once, and only when the caller has taken those before."""
-HEARTBEAT_S = 15.0
-"""Proxies close connections on which nothing comes, the strictest of the usual ones after 30 s."""
 RETRY_MS = 2000
 """What a caller waits before it comes back to a stream that broke off."""
 LINE_LOOK_S = 5.0
@@ -63,20 +60,6 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     },
     204: {"description": "The job is over, and the caller has had its last event."},
 }
-
-
-class EventStream(StreamingResponse):
-    """Closes what it streams as soon as the caller is gone, and not when the garbage is collected."""
-
-    media_type = "text/event-stream"
-
-    def __init__(self, lines: AsyncGenerator[str]) -> None:
-        super().__init__(lines, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self._lines = lines
-
-    async def stream_response(self, send: Send) -> None:
-        async with contextlib.aclosing(self._lines):
-            await super().stream_response(send)
 
 
 @router.get(
@@ -134,15 +117,15 @@ async def followed(
                 # NOTE: an EventSource that came back now would be refused, and give up.
                 log.warning("a job cannot be followed", job=job_id, code=error.code)
                 messages = []
-            for message in messages:
-                yield message
+            for one in messages:
+                yield one
                 told_at = clock()
             if following.behind:
                 continue
             if following.over:
                 return
             if clock() - told_at >= HEARTBEAT_S:
-                yield ": \n\n"
+                yield HEARTBEAT
                 told_at = clock()
             await heard_within(news, look_s)
 
@@ -204,7 +187,7 @@ class _Following:
             return None
         self._shown = standing
         kind = "queued" if description.queue else "progress"
-        return _message(kind, standing.model_dump(mode="json", exclude_none=True))
+        return message(kind, standing.model_dump(mode="json", exclude_none=True))
 
 
 def _alike(shown: JobQueue | JobProgress | None, now: JobQueue | JobProgress) -> bool:
@@ -221,34 +204,7 @@ def _alike(shown: JobQueue | JobProgress | None, now: JobQueue | JobProgress) ->
 def _written(event: Event) -> str:
     data: Mapping[str, Any] = event.body
     if event.kind == SEGMENT:
-        data = _segment(event.body["segment"])
+        data = segment_json(SEGMENT_RESULT.validate_python(event.body["segment"]))
     elif event.kind == LANGUAGE:
-        data = {"language": event.body["code"], "language_probability": _rounded(event.body["probability"], 4)}
-    return _message(event.kind, data, event.number)
-
-
-def _message(kind: str, data: Mapping[str, Any], number: int | None = None) -> str:
-    name = "" if number is None else f"id: {number}\n"
-    return f"{name}event: {kind}\ndata: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
-
-
-def _segment(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """A segment in the words of the transcript."""
-    told = {"start": _rounded(kept["start"], 3), "end": _rounded(kept["end"], 3), "text": kept["text"].strip()}
-    if kept["words"] is not None:
-        told["words"] = [
-            {
-                "word": word["text"].strip(),
-                "start": _rounded(word["start"], 3),
-                "end": _rounded(word["end"], 3),
-                "probability": _rounded(word["probability"], 4),
-            }
-            for word in kept["words"]
-        ]
-    return told
-
-
-def _rounded(value: float | str | None, decimals: int) -> float | None:
-    """JSON has no NaN: null says that the number is not known."""
-    number = float("nan" if value is None else value)
-    return round(number, decimals) if math.isfinite(number) else None
+        data = {"language": event.body["code"], "language_probability": rounded(event.body["probability"], 4)}
+    return message(event.kind, data, event.number)

@@ -21,6 +21,7 @@ from api.job_description import described
 from api.parameters import Parameters, read_request
 from api.security import key_name
 from api.services import Services, services
+from api.streaming import Stream, Telling
 from api.uploads import Upload
 from errors import IdempotencyConflict, StoreUnavailable, UploadGone
 from jobs.crew import Outcome
@@ -78,44 +79,54 @@ async def handed_in(
     check: Callable[[P], object],
     want: Callable[[P, Upload | None], Wanted],
     answer: Callable[[P, Outcome], Awaitable[Response]],
+    telling: Telling = lambda asked: None,
 ) -> Response:
-    """The answer to a request for *work*: what has come of it, or 202 and the job.
+    """The answer to a request for *work*: what has come of it, or 202 and the job, or events while it goes on.
 
     *check* looks at the parameters, before the body is read where that brings none; *want* makes a job of them and of
-    the file. Raises what these raise, what the gate raises, and the errors of the work itself.
+    the file; *telling* says who writes the events that they ask for. Raises what these raise, what the gate raises,
+    and the errors of the work itself.
     """
-    parts, key = services(request), key_name(request)
-    declared = request.headers.get("content-length", "")
-    parts.disk.check_room(min(int(declared), max_bytes) if declared.isdecimal() else 0)
-    background = request.query_params.get("mode") == "async" or _prefers_async(prefer)
-    async with contextlib.AsyncExitStack() as stack:
-        if background:
-            parts.admission.check_accepts(work, key)
-            place = None
-        else:
-            place = await stack.enter_async_context(admitted(request, work, patience))
-        folder = stack.enter_context(private_folder(parts.work_folder))
-        asked, upload = await read_request(request, model, folder / "upload", max_bytes, check)
-        wanted = want(asked, upload)
-        path = upload.path if upload else None
-        if asked.callback_url is not None:
-            parts.webhooks.check(asked.callback_url)
-        new = NewJob(
-            work=work,
-            key=key,
-            priority=max(patience.priority, parts.keys.ceiling(key)),
-            source=wanted.source,
-            options=wanted.options,
-            reuse=wanted.reuse,
-            callback_url=asked.callback_url,
-            idempotency_key=idempotency_key,
-        )
-        if idempotency_key is not None:
-            new = replace(new, fingerprint=await asyncio.to_thread(_fingerprint, new, path))
-        if place is None or asked.mode == "async":
-            return await _accepted(parts, new, path)
-        outcome = await while_connected(request, parts.desk.attend(new, path, folder, place))
-    return await answer(asked, outcome)
+    stream = Stream()
+
+    async def done() -> Response | Outcome:
+        parts, key = services(request), key_name(request)
+        declared = request.headers.get("content-length", "")
+        parts.disk.check_room(min(int(declared), max_bytes) if declared.isdecimal() else 0)
+        background = request.query_params.get("mode") == "async" or _prefers_async(prefer)
+        async with contextlib.AsyncExitStack() as stack:
+            if background:
+                parts.admission.check_accepts(work, key)
+                place = None
+            else:
+                place = await stack.enter_async_context(admitted(request, work, patience))
+            folder = stack.enter_context(private_folder(parts.work_folder))
+            asked, upload = await read_request(request, model, folder / "upload", max_bytes, check)
+            wanted = want(asked, upload)
+            path = upload.path if upload else None
+            if asked.callback_url is not None:
+                parts.webhooks.check(asked.callback_url)
+            new = NewJob(
+                work=work,
+                key=key,
+                priority=max(patience.priority, parts.keys.ceiling(key)),
+                source=wanted.source,
+                options=wanted.options,
+                reuse=wanted.reuse,
+                callback_url=asked.callback_url,
+                idempotency_key=idempotency_key,
+            )
+            if idempotency_key is not None:
+                new = replace(new, fingerprint=await asyncio.to_thread(_fingerprint, new, path))
+            if place is None or asked.mode == "async":
+                return await _accepted(parts, new, path)
+            if teller := telling(asked):
+                stream.open(teller)
+                return await parts.desk.attend(new, path, folder, place, stream.hear)
+            outcome = await while_connected(request, parts.desk.attend(new, path, folder, place))
+        return await answer(asked, outcome)
+
+    return await stream.answered(done())
 
 
 async def _accepted(parts: Services, new: NewJob, upload: Path | None) -> Response:

@@ -18,6 +18,7 @@ from jobs.fleet import FleetWatch
 from jobs.webhooks import Webhooks
 from memory_watch import MemoryWatch
 from metrics import Metrics
+from transcription.alignment_models import AlignmentModels
 from transcription.models import ModelLibrary
 from transcription.seen_memory import SeenMemory
 from transcription.sizing import Sizing
@@ -49,6 +50,7 @@ class Services:
     webhooks: Webhooks
     transcriber: Transcriber
     library: ModelLibrary
+    alignment_models: AlignmentModels
     media: Media
     disk: Disk
     fetcher: Fetcher

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from functools import partial
 from typing import Annotated, Literal
 
@@ -10,17 +11,20 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field, StringConstraints, field_validator
 
+from api.event_stream import message, rounded
 from api.gate import GATE_ERRORS, Patient
 from api.handing_in import JOB_ERRORS, IdempotencyKey, JobParameters, Prefer, Wanted, handed_in
 from api.parameters import documentation
-from api.problems import responses
+from api.problems import InvalidParameters, problem_of, responses
 from api.schemas import TRANSCRIPTION_RESPONSES
 from api.security import require_key
 from api.services import Services, services
 from api.uploads import Upload
 from errors import (
+    AlignmentUnavailable,
     AmbiguousAudio,
     AudioTooLong,
+    DiarizationUnavailable,
     DownloadFailed,
     DownloadTimeout,
     DownloadTooLarge,
@@ -39,6 +43,7 @@ from errors import (
     NotReady,
     OutOfMemory,
     PathNotAllowed,
+    ServiceError,
     ShuttingDown,
     StorageFull,
     Unauthorized,
@@ -50,16 +55,19 @@ from errors import (
     WorkerCrashed,
 )
 from jobs.crew import OPTIONS, Outcome
+from jobs.journal import Told
 from reservation import Work
 from telemetry import current_request_id
 from transcription import formats, languages, models
 from transcription.core import (
+    Channels,
     ResponseFormat,
     Task,
     Transcript,
     TranscriptionOptions,
     VoiceActivity,
 )
+from transcription.protocol import Language
 
 router = APIRouter(tags=["transcription"])
 
@@ -88,11 +96,43 @@ class TranscribeParameters(JobParameters):
     initial_prompt: Prompt | None = Field(
         None, description="Text that sets spelling and style, at most 1000 characters."
     )
+    hotwords: Prompt | None = Field(
+        None, description="Names and words that are likely to be said, as they are spelled.", examples=["Stenogate"]
+    )
     vad: VoiceActivity = Field(VoiceActivity.SILERO, description="Which model finds the speech; none: all is decoded.")
-
+    clip_timestamps: str | None = Field(
+        None,
+        max_length=10_000,
+        description="Only these stretches: start,end,start,end … in seconds; a last start without end: to the end.",
+        examples=["0,30,60,90"],
+    )
+    multilingual: bool = Field(False, description="Detect the language of each segment anew.")
+    align: bool = Field(False, description="Time the words by forced alignment.")
+    align_model: str | None = Field(
+        None, max_length=500, description="One of this server's alignment models, in place of the language's own."
+    )
+    diarize: bool = Field(False, description="Tell who speaks.")
+    num_speakers: int | None = Field(None, ge=1, le=50, description="Speakers there are, where that is known.")
+    min_speakers: int | None = Field(None, ge=1, le=50, description="Speakers there are at least.")
+    max_speakers: int | None = Field(None, ge=1, le=50, description="Speakers there are at most.")
+    channels: Channels = Field(
+        Channels.MIX, description="split: each channel is heard alone, as a speaker of its own, with no model at all."
+    )
+    filter_fillers: bool = Field(False, description="Leave out hesitations: um, uh, äh, euh …")
+    filter_profanity: bool = Field(False, description="Mask swear words beyond their first letter.")
+    stream: bool = Field(
+        False, description="Answer with server-sent events: each segment as it is finished, at last the whole."
+    )
     reuse: bool = Field(
         False, description="Take the transcript that this key has had made, or is having made, of the same samples."
     )
+
+    @field_validator("clip_timestamps")
+    @classmethod
+    def _clips_in_order(cls, text: str | None) -> str | None:
+        if text is not None:
+            clips_in(text)
+        return text
 
     @field_validator("model_size")
     @classmethod
@@ -103,6 +143,35 @@ class TranscribeParameters(JobParameters):
     @classmethod
     def _known_language(cls, name: str | None) -> str | None:
         return None if name is None else languages.language_code(name)
+
+
+END_S = 1e9
+"""Past the end of any recording."""
+
+
+def clips_in(text: str) -> tuple[tuple[float, float], ...]:
+    """The stretches that clip_timestamps names. Raises ValueError."""
+    times = [float(part) for part in text.split(",")]
+    if len(times) % 2:
+        times.append(END_S)
+    if not all(0 <= time <= END_S for time in times) or sorted(times) != times:
+        raise ValueError("must be seconds that do not run backwards: start,end,start,end …")
+    clips = tuple(zip(times[::2], times[1::2], strict=True))
+    if any(start == end for start, end in clips):
+        raise ValueError("a stretch must last some time: its end comes after its start")
+    return clips
+
+
+def check_speakers(asked: TranscribeParameters) -> None:
+    """Numbers of speakers agree, and go with diarize. Raises InvalidParameters."""
+    numbers = {name: getattr(asked, name) for name in ("num_speakers", "min_speakers", "max_speakers")}
+    given = [name for name, number in numbers.items() if number is not None]
+    if given and not asked.diarize:
+        raise InvalidParameters([(name, "goes with diarize=true") for name in given])
+    if asked.num_speakers is not None and len(given) > 1:
+        raise InvalidParameters([(name, "num_speakers says it already") for name in given if name != "num_speakers"])
+    if asked.min_speakers and asked.max_speakers and asked.min_speakers > asked.max_speakers:
+        raise InvalidParameters([("min_speakers", "is more than max_speakers")])
 
 
 def check_source(asked: TranscribeParameters, upload: Upload | None) -> None:
@@ -123,6 +192,11 @@ def options_of(asked: TranscribeParameters, *, default_model: str, default_beam_
     """
     if asked.audio_file is not None and asked.url is not None:
         raise AmbiguousAudio
+    check_speakers(asked)
+    if asked.stream and asked.response_format is ResponseFormat.DOCX:
+        raise InvalidParameters([("stream", "a document cannot be sent as events: choose another response_format")])
+    if asked.stream and asked.mode == "async":
+        raise InvalidParameters([("stream", "goes with mode=sync; a job's events are at its events_url")])
     model = models.spec(asked.model_size or default_model)
     if asked.language is not None and not model.knows(asked.language):
         raise UnsupportedLanguage(f"The model {model.name} does not know the language {asked.language!r}.")
@@ -133,12 +207,30 @@ def options_of(asked: TranscribeParameters, *, default_model: str, default_beam_
         # A model that knows English only must not be asked to detect the language.
         language="en" if model.english_only else asked.language,
         task=asked.task,
-        word_timestamps=asked.word_timestamps or asked.response_format.needs_words,
+        word_timestamps=needs_words(asked),
         beam_size=asked.beam_size or default_beam_size,
         temperature=asked.temperature,
         initial_prompt=asked.initial_prompt,
+        hotwords=asked.hotwords,
+        multilingual=asked.multilingual and not model.english_only,
         vad=asked.vad,
+        clips=clips_in(asked.clip_timestamps) if asked.clip_timestamps else (),
+        channels=asked.channels,
+        align=asked.align or asked.align_model is not None,
+        align_model=asked.align_model,
+        diarize=asked.diarize,
+        num_speakers=asked.num_speakers,
+        min_speakers=asked.min_speakers,
+        max_speakers=asked.max_speakers,
+        drop_fillers=asked.filter_fillers,
+        mask_profanity=asked.filter_profanity,
     )
+
+
+def needs_words(asked: TranscribeParameters) -> bool:
+    """Whether somebody reads their times: the caller, subtitles, or what comes after the decoder."""
+    after = asked.align or asked.align_model is not None or asked.diarize
+    return asked.word_timestamps or asked.response_format.needs_words or after
 
 
 @router.post(
@@ -149,7 +241,16 @@ def options_of(asked: TranscribeParameters, *, default_model: str, default_beam_
     responses=TRANSCRIPTION_RESPONSES
     | responses(
         *(Unauthorized, InvalidRequest, NoAudio, AmbiguousAudio, UnknownModel, ModelUnavailable, UnsupportedLanguage),
-        *(VoiceActivityUnavailable, MediaNotFound, PathNotAllowed, UploadTooLarge, AudioTooLong, EmptyMedia),
+        *(
+            VoiceActivityUnavailable,
+            AlignmentUnavailable,
+            DiarizationUnavailable,
+            MediaNotFound,
+            PathNotAllowed,
+            UploadTooLarge,
+            AudioTooLong,
+            EmptyMedia,
+        ),
         *(UnsupportedMedia, NoAudioStream, MediaTimeout, InvalidLink, LinkNotAllowed, NoMediaAtLink, DownloadFailed),
         *(DownloadTooLarge, DownloadTimeout, WorkerCrashed, OutOfMemory, GpuOutOfMemory, EngineFailed, NotReady),
         *(ShuttingDown, StorageFull, *GATE_ERRORS, *JOB_ERRORS),
@@ -176,13 +277,37 @@ async def transcribe(
         check=partial(_fitting_options, parts=parts),
         want=partial(_wanted, parts=parts),
         answer=_answer,
+        telling=lambda asked: _Teller(asked.response_format) if asked.stream else None,
     )
+
+
+class _Teller:
+    """`language`, `segment` …, then `transcript` or `error`, in the words of the answer that is not streamed."""
+
+    def __init__(self, response_format: ResponseFormat) -> None:
+        self._format = response_format
+
+    def heard(self, told: Told) -> Iterable[str]:
+        if isinstance(told, Language):
+            yield message("language", {"language": told.code, "language_probability": rounded(told.probability, 4)})
+        elif told.text:
+            yield message("segment", formats.segment_json(told))
+
+    async def over(self, outcome: Outcome) -> Iterable[str]:
+        assert isinstance(outcome, Transcript)
+        content = await asyncio.to_thread(formats.render, outcome, self._format, request_id=current_request_id() or "")
+        return [message("transcript", content if isinstance(content, dict) else {"text": content})]
+
+    def failed(self, error: ServiceError) -> Iterable[str]:
+        yield message("error", problem_of(error).model_dump(exclude_none=True))
 
 
 def _fitting_options(asked: TranscribeParameters, parts: Services) -> TranscriptionOptions:
     """As `options_of`; raises TooLarge, too, for a model that no engine here can hold."""
     options = options_of(asked, default_model=parts.default_model, default_beam_size=parts.default_beam_size)
     parts.sizes.check_fits(options.model)
+    if options.align_model is not None:
+        parts.alignment_models.check(options.align_model)
     return options
 
 
@@ -203,6 +328,6 @@ async def _answer(asked: TranscribeParameters, outcome: Outcome) -> Response:
 def rendered(transcript: Transcript, response_format: ResponseFormat, request_id: str) -> Response:
     """*transcript* as its caller wants it written."""
     content = formats.render(transcript, response_format, request_id=request_id)
-    if not isinstance(content, str):
+    if isinstance(content, dict):
         return JSONResponse(content)
     return Response(content, media_type=formats.media_type(response_format))

@@ -14,6 +14,7 @@ from downloads.media import Media
 from errors import IdempotencyConflict, JobCancelled, QueueFull, UploadGone, raised_again
 from jobs.bells import Bells, heard_within
 from jobs.crew import TRANSCRIPT, Outcome
+from jobs.journal import Told, told_by
 from jobs.leases import Leases
 from jobs.model import Job, NewJob, State
 from jobs.runner import Runner
@@ -21,6 +22,9 @@ from jobs.store import JobStore
 from jobs.uploads import Uploads
 from reservation import Reservation, Work
 from undisturbed import undisturbed
+
+PAGE = 100
+"""Events that are read at once."""
 
 LOOK_S = 1.0
 """How often a job that others do is looked at by those who wait for it."""
@@ -79,18 +83,26 @@ class Desk:
         if upload is not None:
             await asyncio.to_thread(self._uploads.remove, upload)
 
-    async def attend(self, new: NewJob, upload: Path | None, folder: Path, place: Reservation) -> Outcome:
+    async def attend(
+        self,
+        new: NewJob,
+        upload: Path | None,
+        folder: Path,
+        place: Reservation,
+        on_told: Callable[[Told], None] = lambda told: None,
+    ) -> Outcome:
         """Do the job while its caller waits; or wait for the one that the same idempotency key has made before.
+        *on_told*: hears of what is heard, as it is.
 
         Cancelling ends a job that was made here. Raises what the work raises, and what `submit` does.
         """
         if self._runner is None:
-            return await self._attend_elsewhere(new, upload)
+            return await self._attend_elsewhere(new, upload, on_told)
         attended = dataclasses.replace(new, attended=True)
         job, created = await self._written(attended)
         if not created:
-            return await self.outcome(await self.finished(job.id))
-        return await self._runner.attend(job, upload, folder, place)
+            return await self.outcome(await self.finished(job.id, on_told))
+        return await self._runner.attend(job, upload, folder, place, on_told)
 
     async def _written(self, attended: NewJob) -> tuple[Job, bool]:
         """As the store's `submit`, for this process; a caller who leaves meanwhile leaves no job behind."""
@@ -104,10 +116,10 @@ class Desk:
                 await undisturbed(asyncio.ensure_future(ending))
             raise
 
-    async def _attend_elsewhere(self, new: NewJob, upload: Path | None) -> Outcome:
+    async def _attend_elsewhere(self, new: NewJob, upload: Path | None, on_told: Callable[[Told], None]) -> Outcome:
         job = await self.submit(new, upload)
         try:
-            return await self.outcome(await self.finished(job.id))
+            return await self.outcome(await self.finished(job.id, on_told))
         except asyncio.CancelledError:
             # NOTE: another caller may wait for a job that an idempotency key names.
             if new.idempotency_key is None:
@@ -130,12 +142,24 @@ class Desk:
 
     # --- asking ----------------------------------------------------------------------------------------------------
 
-    async def finished(self, job_id: str) -> Job:
-        """The job, when it is over. Raises JobNotFound."""
+    async def finished(self, job_id: str, on_told: Callable[[Told], None] | None = None) -> Job:
+        """The job, when it is over. *on_told*: hears of what it has heard, as far as it is written down. Raises
+        JobNotFound."""
+        told = 0
         with self.bells.listening(job_id) as news:
-            while not (job := await asyncio.to_thread(self.store.get, job_id)).state.is_over:
+            while True:
+                job = await asyncio.to_thread(self.store.get, job_id)
+                while on_told is not None and told < job.events:
+                    page = await asyncio.to_thread(self.store.events_of, job_id, told, PAGE)
+                    if not page:
+                        break
+                    told = page[-1].number
+                    for one in map(told_by, page):
+                        if one is not None:
+                            on_told(one)
+                if job.state.is_over:
+                    return job
                 await heard_within(news, LOOK_S)
-        return job
 
     async def outcome(self, job: Job, key: str | None = None) -> Outcome:
         """What a job has come to. Raises the error that ended it, JobCancelled, JobNotOver, MediaNotFound."""

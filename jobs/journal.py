@@ -16,7 +16,10 @@ from transcription.protocol import Language
 
 SEGMENT_RESULT = TypeAdapter(TranscriptSegment)
 
-Told = list[tuple[str, dict[str, Any]]]
+Told = Language | TranscriptSegment
+"""What a caller may hear of while it waits."""
+
+Notes = list[tuple[str, dict[str, Any]]]
 
 
 class Sharing(Protocol):
@@ -42,29 +45,32 @@ class JobJournal(Journal):
         reuse: Callable[[str], Awaitable[Transcript | None]] | None = None,
         sharing: Sharing | None = None,
         split_above_s: float = 0.0,
+        on_told: Callable[[Told], None] = lambda told: None,
     ) -> None:
         """*past*: what earlier attempts have told. *only*: the spans that are wanted. *reuse*: asked for the transcript
-        of samples by their digest. *sharing*: with whom recordings above *split_above_s* are shared."""
+        of samples by their digest. *sharing*: with whom recordings above *split_above_s* are shared.
+        *on_told*: hears of what is new, as it comes."""
         self.only = None if only is None else [(first, samples) for first, samples in only]
         self._sharing = sharing
         self._split_above_s = split_above_s
         self._audio_s = 0.0
-        self._told: Told = []
+        self._told: Notes = []
         self._values: dict[str, Any] = {}
         self._reuse = reuse
+        self._on_told = on_told
         self.reuses = reuse is not None
         self.heard: Mapping[Span, TranscriptSegment] = segments_in(past)
         for event in past:
             if event.kind == LANGUAGE:
                 self.language = Language(**event.body)
 
-    def take(self) -> tuple[Told, dict[str, Any]]:
+    def take(self) -> tuple[Notes, dict[str, Any]]:
         """What is new since the last time."""
         taken = self._told, self._values
         self._told, self._values = [], {}
         return taken
 
-    def put_back(self, told: Told, values: dict[str, Any]) -> None:
+    def put_back(self, told: Notes, values: dict[str, Any]) -> None:
         """What was taken could not be written: it is still new."""
         self._told, self._values = [*told, *self._told], values | self._values
 
@@ -85,6 +91,7 @@ class JobJournal(Journal):
         if self.language is None:
             self.language = language
             self._told.append((LANGUAGE, dataclasses.asdict(language)))
+            self._on_told(language)
 
     def segment_heard(self, segment: Segment, result: TranscriptSegment) -> None:
         self.at(Stage.TRANSCRIBING)
@@ -94,6 +101,7 @@ class JobJournal(Journal):
             "segment": json.loads(SEGMENT_RESULT.dump_json(result)),
         }
         self._told.append((SEGMENT, body))
+        self._on_told(result)
 
     @property
     def shares(self) -> bool:
@@ -124,3 +132,10 @@ def segments_in(past: Iterable[Event]) -> dict[Span, TranscriptSegment]:
             first, samples = event.body["span"]
             found[first, samples] = SEGMENT_RESULT.validate_python(event.body["segment"])
     return found
+
+
+def told_by(event: Event) -> Told | None:
+    """What *event* lets a caller hear; None where it says nothing of the recording."""
+    if event.kind == SEGMENT:
+        return SEGMENT_RESULT.validate_python(event.body["segment"])
+    return Language(**event.body) if event.kind == LANGUAGE else None

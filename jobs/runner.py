@@ -20,7 +20,7 @@ from disk import Disk
 from errors import ServiceError, ShuttingDown, StorageFull, StoreUnavailable, told_of
 from jobs.bells import Bells, heard_within
 from jobs.crew import TRANSCRIPT, Crew, Outcome, written
-from jobs.journal import JobJournal
+from jobs.journal import JobJournal, Told
 from jobs.leases import HEARTBEATS, LeaseLost, Leases
 from jobs.model import MAX_ATTEMPTS, Event, Job, State
 from jobs.sharing import Sharing
@@ -161,14 +161,22 @@ class Runner:
     def running(self) -> list[Job]:
         return [running.job for running in self._running.values()]
 
-    async def attend(self, job: Job, upload: Path | None, folder: Path, place: Reservation) -> Outcome:
-        """Do *job*, whose caller waits here with *place* at the gate, and write down how it ends.
+    async def attend(
+        self,
+        job: Job,
+        upload: Path | None,
+        folder: Path,
+        place: Reservation,
+        on_told: Callable[[Told], None] = lambda told: None,
+    ) -> Outcome:
+        """Do *job*, whose caller waits here with *place* at the gate, and write down how it ends. *on_told*: hears of
+        what is heard, as it is.
 
         Cancelling ends it as cancelled. Raises what the work raises.
         """
         task = asyncio.current_task()
         assert task is not None
-        with self._counted(_Running(job, self._journal(job), task, place)) as running:
+        with self._counted(_Running(job, self._journal(job, on_told=on_told), task, place)) as running:
             return await self._attempt(running, self._crew.do(job, upload, folder, place, running.journal))
 
     # --- claiming --------------------------------------------------------------------------------------------------
@@ -237,7 +245,9 @@ class Runner:
             async with self._uploads.opened(job.source.get("upload")) as upload:
                 return await self._crew.do(job, upload, folder, running.place, running.journal)
 
-    def _journal(self, job: Job, past: Sequence[Event] = ()) -> JobJournal:
+    def _journal(
+        self, job: Job, past: Sequence[Event] = (), on_told: Callable[[Told], None] = lambda told: None
+    ) -> JobJournal:
         sharing = None
         # A part of a link would have to fetch it again.
         if self._others is not None and not job.attended and job.parent_id is None and "url" not in job.source:
@@ -248,6 +258,7 @@ class Runner:
             reuse=partial(self._same, job) if job.reuse else None,
             sharing=sharing,
             split_above_s=self._split_above_s,
+            on_told=on_told,
         )
 
     async def _same(self, job: Job, digest: str) -> Transcript | None:

@@ -35,6 +35,7 @@ from memory import MemoryReading
 from memory_watch import MemoryView, MemoryWatch
 from metrics import Metrics, State
 from reservation import Reservation, Work
+from transcription.alignment_models import AlignmentModels
 from transcription.core import SAMPLE_RATE, Segment, Transcript, TranscriptionOptions, TranscriptSegment, Word
 from transcription.journal import SILENT, Journal
 from transcription.models import ModelLibrary, spec
@@ -239,6 +240,7 @@ def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int 
         fleet=FleetWatch(Fleet(database)),
         webhooks=Webhooks(database, EgressProxy(AddressPolicy()), new_secret()),
         transcriber=transcriber,
+        alignment_models=AlignmentModels(),
         library=ModelLibrary(folder / "models", downloads=False, hf_token=None),
         media=media,
         disk=disk,

@@ -12,7 +12,7 @@ from limits import MemorySemaphore
 from reservation import Reservation, Work
 
 MB = 2**20
-DEVICE = "cpu"
+DEVICE = "memory"
 WIDTH = 40
 """Rounds of the loop after which everything that can happen without a clock has happened."""
 LOW, HIGH = 1, 0

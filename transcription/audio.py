@@ -28,11 +28,14 @@ async def probe(ffmpeg: FFmpeg, path: Path) -> AudioInfo:
     )
 
 
-async def decode(ffmpeg: FFmpeg, source: Path, target: Path, *, max_duration_s: float) -> float:
+async def decode(
+    ffmpeg: FFmpeg, source: Path, target: Path, *, max_duration_s: float, channel: int | None = None
+) -> float:
     """Write *source* to the new file *target* as raw PCM (16 kHz, mono, signed 16 bit, little-endian); return seconds.
 
-    Channels are mixed, at equal parts for stereo. Of a damaged file, what can be decoded is. A recording that goes on
-    past *max_duration_s* is not decoded much beyond it. On any error, and on cancellation, *target* is removed.
+    *channel*: that one alone, counted from 0. None: all are mixed, at equal parts for stereo. Of a damaged file, what
+    can be decoded is. A recording that goes on past *max_duration_s* is not decoded much beyond it. On any error, and
+    on cancellation, *target* is removed.
 
     Raises MediaNotFound, EmptyMedia, UnsupportedMedia, NoAudioStream, AudioTooLong, MediaTimeout, StorageFull.
     """
@@ -40,7 +43,13 @@ async def decode(ffmpeg: FFmpeg, source: Path, target: Path, *, max_duration_s: 
         ffmpeg,
         source,
         target,
-        ["-ac", "1", "-c:a", "pcm_s16le", "-f", "s16le"],
+        [
+            *(("-af", f"pan=mono|c0=c{channel}") if channel is not None else ("-ac", "1")),
+            "-c:a",
+            "pcm_s16le",
+            "-f",
+            "s16le",
+        ],
         sample_rate=SAMPLE_RATE,
         bytes_per_s=SAMPLE_RATE * BYTES_PER_SAMPLE,
         max_duration_s=max_duration_s,

@@ -7,11 +7,9 @@ stdin ends or its parent dies, so it never outlives the server.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import queue
-import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -23,24 +21,12 @@ import structlog
 
 import telemetry
 from transcription import protocol
+from transcription.child import Answers, begin, is_out_of_memory
 from transcription.core import SegmentRequest, TranscriptSegment
 from transcription.loaded_models import LoadedModels
 from transcription.whisper import Whisper
 
 log = structlog.get_logger(__name__)
-
-OUT_OF_MEMORY = (
-    "out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "bad_alloc",
-    "failed to allocate memory",
-    "could not create a memory object",
-)
-"""What CTranslate2, and MKL and oneDNN beneath it, say when an allocation fails: there is no exception for it."""
-
-PR_SET_PDEATHSIG = 1
-"""prctl(2)."""
 
 
 def decoded(model: Whisper, requests: Sequence[SegmentRequest]) -> list[TranscriptSegment | str]:
@@ -60,10 +46,6 @@ def decoded(model: Whisper, requests: Sequence[SegmentRequest]) -> list[Transcri
         if len(requests) == 1:
             return [f"{type(error).__name__}: {error}"]
     return [result for request in requests for result in decoded(model, [request])]
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def answer(call: dict[str, Any], models: LoadedModels) -> dict[str, Any]:
@@ -122,19 +104,6 @@ def resolved(device: str, compute_type: str) -> tuple[str, int, str]:
     return kind, int(index or 0), compute_type
 
 
-class Answers:
-    """The way back to the server: one line at a time, from any thread."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._lock = threading.Lock()
-
-    def send(self, message: dict[str, Any]) -> None:
-        with self._lock:
-            self._stream.write(protocol.line(message))
-            self._stream.flush()
-
-
 def read_calls(stream: BinaryIO, calls: queue.SimpleQueue[dict[str, Any]], answers: Answers) -> None:
     """Put each call on the queue; heartbeats are answered here, however busy the streams are.
 
@@ -156,23 +125,9 @@ def decode_calls(calls: queue.SimpleQueue[dict[str, Any]], answers: Answers, mod
         answers.send({"id": call["id"]} | answer(call, models))
 
 
-def die_with(parent: int) -> None:
-    """Be killed when *parent* dies, even while stopped. Only Linux can do that; the end of stdin does the rest."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)
-
-
 def main() -> None:
     config = json.loads(sys.argv[1])
-    die_with(config["parent"])
-    telemetry.configure(config["log_level"], process="engine")
-    # Ctrl-C in a terminal reaches the whole group: the server decides when this process ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # NOTE: stdout belongs to the protocol; what libraries print goes to stderr.
-    answers = Answers(os.fdopen(os.dup(1), "wb"))
-    os.dup2(2, 1)
+    answers = begin(config["parent"], config["log_level"], "engine")
     device, index, compute_type = resolved(config["device"], config["compute_type"])
     if device == "cpu":
         os.nice(config["niceness"])

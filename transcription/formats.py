@@ -118,7 +118,7 @@ def _json(transcript: Transcript, request_id: str) -> Json:
         "language": transcript.language,
         "language_probability": _probability(transcript.language_probability),
         "duration": _time(transcript.duration_s),
-        "segments": [_segment(segment) for segment in transcript.segments],
+        "segments": [segment_json(segment) for segment in transcript.segments],
         **_about_the_work(transcript, request_id),
     }
 
@@ -157,7 +157,7 @@ def _about_the_work(transcript: Transcript, request_id: str) -> Json:
     }
 
 
-def _segment(segment: TranscriptSegment) -> Json:
+def segment_json(segment: TranscriptSegment) -> Json:
     answer: Json = {
         "id": segment.id,
         "start": _time(segment.start),

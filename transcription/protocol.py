@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from transcription.core import (
+    Channels,
     Segment,
     SegmentRequest,
     Task,
+    Token,
     TranscriptionOptions,
     TranscriptSegment,
     VoiceActivity,
@@ -54,12 +56,20 @@ def request_from(data: dict[str, Any]) -> SegmentRequest:
 
 
 def options_from(data: dict[str, Any]) -> TranscriptionOptions:
-    return TranscriptionOptions(**data | {"task": Task(data["task"]), "vad": VoiceActivity(data["vad"])})
+    told = {"task": Task(data["task"]), "vad": VoiceActivity(data["vad"]), "channels": Channels(data["channels"])}
+    return TranscriptionOptions(**data | told | {"clips": tuple(map(tuple, data["clips"]))})
 
 
 def result_from(data: dict[str, Any]) -> TranscriptSegment:
-    words = data["words"]
-    return TranscriptSegment(**data | {"words": None if words is None else tuple(Word(**word) for word in words)})
+    words, logprobs = data["words"], data["logprobs"]
+    told = {
+        "words": None if words is None else tuple(Word(**word) for word in words),
+        "tokens": tuple(data["tokens"]),
+        "logprobs": None
+        if logprobs is None
+        else tuple(Token(token["text"], tuple(token["bytes"]), token["logprob"]) for token in logprobs),
+    }
+    return TranscriptSegment(**data | told)
 
 
 def plain(value: Segment | SegmentRequest | TranscriptSegment | Language | Hello) -> dict[str, Any]:

@@ -6,25 +6,33 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import os
 import secrets
+import shutil
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
 
 import prices
-from errors import AudioTooLong
+from errors import AudioTooLong, InvalidRequest
 from fair_slots import FairSlots
 from ffmpeg import FFmpeg
 from reservation import Reservation
-from transcription import audio
+from transcription import audio, speakers
+from transcription.alignment_models import weights_bytes
 from transcription.core import (
+    BYTES_PER_SAMPLE,
     NOBODY,
+    SAMPLE_RATE,
+    AudioInfo,
     Caller,
+    Channels,
     Priority,
     Segment,
+    Task,
     Transcript,
     TranscriptionOptions,
     TranscriptSegment,
@@ -33,7 +41,11 @@ from transcription.journal import SILENT, Journal, Span, Unheard
 from transcription.pcm import GrowingPcm
 from transcription.replicas import Replicas
 from transcription.scheduler import SegmentScheduler
+from transcription.speaker_finder import SpeakerFinder
 from transcription.speech import SpeechCutter
+from transcription.stretches import PAUSE_S, Layout, only
+from transcription.text_filters import filtered
+from transcription.word_alignment import Decoded, WordAlignment
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +76,39 @@ class Stopwatch:
         return self._stages_s | {"total": self._clock() - self._begun}
 
 
+MOST_CHANNELS = 8
+"""Of a recording whose channels are split: meetings have a few microphones, and each channel is heard whole."""
+
+
+@dataclass
+class _Run:
+    """One recording on its way."""
+
+    source: Path
+    path: Path
+    """Where its PCM lies while it is needed."""
+    options: TranscriptionOptions
+    info: AudioInfo
+    reservation: Reservation | None
+    journal: Journal
+    watch: Stopwatch
+    certainty: float = 1.0
+    """That it is in the language of its options."""
+    warnings: list[str] = field(default_factory=list)
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    """Its turn to be decoded has come."""
+
+    @property
+    def caller(self) -> Caller:
+        place = self.reservation
+        return Caller(place.key, Priority(place.priority)) if place else NOBODY
+
+    @property
+    def channels(self) -> int:
+        """That are heard apart."""
+        return max(1, self.info.channels) if self.options.channels is Channels.SPLIT else 1
+
+
 class Transcriber:
     """Turns recordings into transcripts. Holds nothing of a request; any number may run at once."""
 
@@ -73,6 +118,8 @@ class Transcriber:
         cutter: SpeechCutter,
         engines: Replicas,
         scheduler: SegmentScheduler,
+        alignment: WordAlignment,
+        finder: SpeakerFinder,
         *,
         work_dir: Path,
         max_duration_s: float,
@@ -83,6 +130,8 @@ class Transcriber:
         self._cutter = cutter
         self._engines = engines
         self._scheduler = scheduler
+        self._alignment = alignment
+        self._finder = finder
         self._work_dir = work_dir
         self._max_duration_s = max_duration_s
         self._probes = FairSlots(max_decodes)
@@ -91,8 +140,13 @@ class Transcriber:
     async def measure(self, source: Path, key: str = "", priority: int = 0) -> float:
         """Seconds of the recording at *source*, as far as can be told before it is decoded: what its header says, or a
         guess by its size. Raises AudioTooLong, and the errors of `audio.probe`."""
+        return self._seconds(source, await self._probed(source, key, priority))
+
+    async def _probed(self, source: Path, key: str, priority: int) -> AudioInfo:
         async with self._probes.slot(key, priority):
-            info = await audio.probe(self._ffmpeg, source)
+            return await audio.probe(self._ffmpeg, source)
+
+    def _seconds(self, source: Path, info: AudioInfo) -> float:
         if info.duration_s is None:
             return min(prices.guessed_s(size_of(source)), self._max_duration_s)
         if info.duration_s > self._max_duration_s:
@@ -114,35 +168,56 @@ class Transcriber:
         starts at once, on nobody's behalf. *journal*: is told what is finished, and tells what was finished before.
 
         Silence gives a transcript without segments. Raises the errors of `measure`, `audio.decode` and
-        `Reservation.granted`, ModelUnavailable, VoiceActivityUnavailable, WorkerCrashed, EngineFailed.
+        `Reservation.granted`, ModelUnavailable, VoiceActivityUnavailable, AlignmentUnavailable, DiarizationUnavailable,
+        InvalidRequest (too many channels to split), WorkerCrashed, EngineFailed.
         """
         watch = Stopwatch()
+        options, warnings = feasible(options, journal)
+        if options.align:
+            self._alignment.check()
+        if options.diarize:
+            self._finder.check()
         with watch.stage("probe"):
-            audio_s = await self.measure(source, *((reservation.key, reservation.priority) if reservation else ()))
+            who = (reservation.key, reservation.priority) if reservation else ("", 0)
+            info = await self._probed(source, *who)
+            audio_s = self._seconds(source, info)
+        run = _Run(
+            source,
+            self._work_dir / f"{secrets.token_hex(8)}.pcm",
+            options,
+            info,
+            reservation,
+            journal,
+            watch,
+            warnings=warnings,
+        )
+        if run.channels > MOST_CHANNELS:
+            raise InvalidRequest(f"channels: {run.channels} channels cannot be split; {MOST_CHANNELS} can.")
+        if options.channels is Channels.SPLIT and run.channels == 1:
+            run.warnings.append("The recording has one channel: there was nothing to split.")
         await self._engines.find_weights(options.model)
         if reservation is not None:
             with watch.stage("queue"):
                 await reservation.granted(
-                    {prices.MEMORY: prices.transcription_bytes(audio_s)},
-                    amount=audio_s,
+                    {prices.MEMORY: prices.transcription_bytes(audio_s * run.channels)},
+                    shared=self._processes(options),
+                    amount=audio_s * run.channels,
                     short=audio_s <= prices.SHORT_S,
                 )
         journal.begun(audio_s)
-        path = self._work_dir / f"{secrets.token_hex(8)}.pcm"
         try:
             # NOTE: whichever fails first ends the other: nobody waits for the text of a file that cannot be read.
             async with asyncio.TaskGroup() as group:
-                begun = asyncio.Event()
-                decoding = group.create_task(self._decode(source, path, begun, watch, reservation))
-                await begun.wait()
-                transcript = await self._reused(path, decoding, journal, watch) if journal.reuses else None
+                decoding = group.create_task(self._decode(run))
+                await run.begun.wait()
+                transcript = await self._reused(run, decoding) if journal.reuses else None
                 if transcript is None:
-                    pcm = GrowingPcm(path, decoding)
-                    transcript = await self._transcribed(pcm, decoding, options, reservation, journal, watch)
+                    transcript = await self._transcribed(run, decoding)
         except ExceptionGroup as failed:
-            raise failed.exceptions[0] from failed.exceptions[0].__cause__
+            error = first_of(failed)
+            raise error from error.__cause__
         finally:
-            path.unlink(missing_ok=True)
+            run.path.unlink(missing_ok=True)
         log.info(
             "transcribed",
             audio_s=round(transcript.duration_s, 2),
@@ -153,83 +228,195 @@ class Transcriber:
         )
         return transcript
 
-    async def _decode(
-        self, source: Path, target: Path, begun: asyncio.Event, watch: Stopwatch, reservation: Reservation | None
-    ) -> float:
-        """Set *begun* when it is this recording's turn, then decode it; return its seconds."""
-        with watch.stage("decode"):
+    def _processes(self, options: TranscriptionOptions) -> dict[str, int]:
+        """Bytes of the processes that it needs besides the engine, and shares with all who need them."""
+        needed = {}
+        if options.align:
+            name = self._alignment.models.name_for(options.language or "", options.align_model)
+            needed[f"alignment {name}"] = prices.alignment_bytes(weights_bytes(name))
+        if options.diarize:
+            needed["diarization"] = prices.DIARIZATION_BYTES
+        return needed
+
+    async def _decode(self, run: _Run) -> float:
+        """Say when it is this recording's turn, then decode it; return its seconds."""
+        with run.watch.stage("decode"):
             async with self._decodes:
-                begun.set()
-                duration_s = await audio.decode(self._ffmpeg, source, target, max_duration_s=self._max_duration_s)
-        if reservation is not None:
-            reservation.give_back(prices.MEMORY, prices.FFMPEG_BYTES)
+                run.begun.set()
+                duration_s = await self._decoded(run)
+        if run.reservation is not None:
+            run.reservation.give_back(prices.MEMORY, prices.FFMPEG_BYTES)
+        return duration_s
+
+    async def _decoded(self, run: _Run) -> float:
+        limit_s = self._max_duration_s
+        if run.channels == 1:
+            return await audio.decode(self._ffmpeg, run.source, run.path, max_duration_s=limit_s)
+        duration_s = 0.0
+        part = run.path.with_suffix(".channel")
+        for channel in range(run.channels):
+            try:
+                duration_s = await audio.decode(self._ffmpeg, run.source, part, max_duration_s=limit_s, channel=channel)
+                await asyncio.to_thread(append, part, run.path, PAUSE_S if channel else 0.0)
+            finally:
+                part.unlink(missing_ok=True)
         return duration_s
 
     @staticmethod
-    async def _reused(
-        path: Path, decoding: asyncio.Task[float], journal: Journal, watch: Stopwatch
-    ) -> Transcript | None:
+    async def _reused(run: _Run, decoding: asyncio.Task[float]) -> Transcript | None:
         """The transcript that is there already for these very samples."""
         await decoding
-        with watch.stage("reuse"):
-            known = await journal.known(await asyncio.to_thread(digest, path))
-        return None if known is None else replace(known, timings_s=watch.timings_s())
+        with run.watch.stage("reuse"):
+            known = await run.journal.known(await asyncio.to_thread(digest, run.path))
+        return None if known is None else replace(known, timings_s=run.watch.timings_s())
 
-    async def _transcribed(
-        self,
-        pcm: GrowingPcm,
-        decoding: asyncio.Task[float],
-        options: TranscriptionOptions,
-        reservation: Reservation | None,
-        journal: Journal,
-        watch: Stopwatch,
-    ) -> Transcript:
-        caller = Caller(reservation.key, Priority(reservation.priority)) if reservation else NOBODY
+    async def _transcribed(self, run: _Run, decoding: asyncio.Task[float]) -> Transcript:
+        journal, watch = run.journal, run.watch
+        pcm = GrowingPcm(run.path, decoding)
+        layout = Layout(clips=run.options.clips)
+        if run.channels > 1:
+            await decoding
+            layout = replace(layout, channels=run.channels, channel_samples=channel_samples(run.path, run.channels))
         results: list[TranscriptSegment] = []
-        certainty = 1.0
-        at_work = functools.partial(watch.stage, "voice_activity")
-        if journal.only is None:
-            cut = self._cutter.segments(pcm, options.vad, at_work=at_work)
-        else:
-            cut = given(pcm, journal.only)
-        async with contextlib.aclosing(cut) as segments:
-            first = await first_speech(segments)
-            if options.language is None and first:
-                with watch.stage("language"):
-                    heard = journal.language or await self._scheduler.detect_language(first, options, caller)
-                journal.language_heard(heard)
-                options, certainty = replace(options, language=heard.code), heard.probability
-            if first:
-                if journal.shares:
-                    first += [segment async for segment in segments]
-                    await journal.share(first, options)
-                new = Unheard(chained(first, segments), journal)
-                with watch.stage("transcribe"):
-                    async with (
-                        contextlib.aclosing(aiter(new)) as speech,
-                        contextlib.aclosing(self._scheduler.submit(speech, options, caller)) as submitted,
-                    ):
-                        async for result in submitted:
-                            if reservation is not None:
-                                reservation.advance(result.end)
-                            journal.segment_heard(new.done(), result)
-                            results.append(result)
-                results += new.known
-        spoken = sorted((result for result in results if result.text), key=lambda result: result.start)
+        async with asyncio.TaskGroup() as group:
+            finding: asyncio.Task[list[speakers.Turn]] | None = None
+            async with contextlib.aclosing(self._cut(run, pcm, layout)) as segments:
+                if first := await first_speech(segments):
+                    await self._hear_language(run, first)
+                    if run.options.diarize:
+                        finding = group.create_task(self._speakers(run, decoding))
+                    if journal.shares:
+                        first += [segment async for segment in segments]
+                        await journal.share(first, run.options)
+                    results = await self._results(run, chained(first, segments), layout)
+        spoken = tuple(sorted((result for result in results if result.text), key=lambda result: result.start))
+        if run.options.align:
+            run.warnings += self._alignment.warnings(spoken, run.options)
+        if finding is not None:
+            spoken = await asyncio.to_thread(speakers.told, spoken, finding.result())
         duration_s = await decoding
         if journal.keeps and not journal.reuses:
-            journal.samples_known(await asyncio.to_thread(digest, pcm.path))
+            journal.samples_known(await asyncio.to_thread(digest, run.path))
+        options = run.options
         return Transcript(
             segments=tuple(replace(segment, id=number) for number, segment in enumerate(spoken)),
             language=options.language,
-            language_probability=certainty if options.language else 0.0,
+            language_probability=run.certainty if options.language else 0.0,
             duration_s=duration_s,
             task=options.task,
             model=options.model,
             device=self._engines.device,
             compute_type=self._engines.compute_type,
             timings_s=watch.timings_s(),
+            warnings=tuple(run.warnings),
         )
+
+    def _cut(self, run: _Run, pcm: GrowingPcm, layout: Layout) -> AsyncGenerator[Segment]:
+        """The segments with speech, as they are found; of a part of a recording, those that belong to it."""
+        if run.journal.only is not None:
+            return given(pcm, run.journal.only)
+        at_work = functools.partial(run.watch.stage, "voice_activity")
+        return only(self._cutter.segments(pcm, run.options.vad, at_work=at_work), layout)
+
+    async def _hear_language(self, run: _Run, first: Sequence[Segment]) -> None:
+        if run.options.language is not None:
+            return
+        with run.watch.stage("language"):
+            heard = run.journal.language or await self._scheduler.detect_language(
+                first, run.options.decoding, run.caller
+            )
+        run.journal.language_heard(heard)
+        run.options, run.certainty = replace(run.options, language=heard.code), heard.probability
+
+    async def _speakers(self, run: _Run, decoding: asyncio.Task[float]) -> list[speakers.Turn]:
+        await decoding
+        with run.watch.stage("diarization"):
+            samples = size_of(run.path) // BYTES_PER_SAMPLE
+            return await self._finder.turns(run.path, samples, run.options, run.caller)
+
+    async def _results(self, run: _Run, segments: AsyncIterator[Segment], layout: Layout) -> list[TranscriptSegment]:
+        """What was said in *segments*, told to the journal as it is finished; what it knew already included."""
+        options, results = run.options, []
+        new = Unheard(segments, run.journal)
+        under_way: dict[int, Segment] = {}
+        with run.watch.stage("transcribe"):
+            async with contextlib.AsyncExitStack() as stack:
+                speech = await stack.enter_async_context(contextlib.aclosing(aiter(new)))
+                if options.align:
+                    speech = await stack.enter_async_context(contextlib.aclosing(noted(speech, under_way)))
+                submitted = self._scheduler.submit(speech, options.decoding, run.caller)
+                finished = await stack.enter_async_context(contextlib.aclosing(submitted))
+                if options.align:
+                    heard = await stack.enter_async_context(contextlib.aclosing(decoded(finished, under_way)))
+                    aligned = self._alignment.aligned(heard, options, run.caller)
+                    finished = await stack.enter_async_context(contextlib.aclosing(aligned))
+                async for result in finished:
+                    if run.reservation is not None:
+                        run.reservation.advance(result.end)
+                    told = layout.placed(written(result, options))
+                    run.journal.segment_heard(new.done(), told)
+                    results.append(told)
+        return results + new.known
+
+
+def feasible(options: TranscriptionOptions, journal: Journal) -> tuple[TranscriptionOptions, list[str]]:
+    """*options* without what cannot be done together, and why, in sentences."""
+    warnings = []
+    if options.align and options.task is Task.TRANSLATE:
+        warnings.append("A translation cannot be aligned with what was said: words have the decoder's times.")
+        options = replace(options, align=False)
+    if options.diarize and options.channels is Channels.SPLIT:
+        warnings.append("Channels were split: each is taken for one speaker, and nobody was told apart in it.")
+        options = replace(options, diarize=False)
+    if journal.only is not None:
+        # A part of a recording: its holder tells the speakers, who are heard in all of it.
+        options = replace(options, diarize=False)
+    return options, warnings
+
+
+def written(result: TranscriptSegment, options: TranscriptionOptions) -> TranscriptSegment:
+    """*result* without what its caller does not want to read."""
+    if not (options.drop_fillers or options.mask_profanity):
+        return result
+    language = result.language or options.language
+    kept = filtered([result], fillers=options.drop_fillers, profanity=options.mask_profanity, language=language)
+    return kept[0] if kept else replace(result, text="", words=None if result.words is None else ())
+
+
+async def noted(segments: AsyncIterator[Segment], under_way: dict[int, Segment]) -> AsyncGenerator[Segment]:
+    """*segments*, each kept in *under_way* by its number."""
+    async for segment in segments:
+        under_way[segment.index] = segment
+        yield segment
+
+
+async def decoded(results: AsyncIterator[TranscriptSegment], under_way: dict[int, Segment]) -> AsyncGenerator[Decoded]:
+    """*results* with their segments, which leave *under_way*."""
+    async for result in results:
+        segment = under_way.pop(result.id)
+        yield Decoded(segment.path, segment.first_sample, segment.samples, segment.index, result)
+
+
+def append(part: Path, whole: Path, pause_s: float) -> None:
+    """Write *part*'s samples to the end of *whole*, after a pause."""
+    descriptor = os.open(whole, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+    with part.open("rb") as source, os.fdopen(descriptor, "wb") as target:
+        target.write(bytes(round(pause_s * SAMPLE_RATE) * BYTES_PER_SAMPLE))
+        shutil.copyfileobj(source, target)
+
+
+def channel_samples(path: Path, channels: int) -> int:
+    """Of each of the channels that lie in the PCM at *path*."""
+    pause = round(PAUSE_S * SAMPLE_RATE)
+    return (size_of(path) // BYTES_PER_SAMPLE + pause) // channels - pause
+
+
+def first_of(failed: ExceptionGroup[Exception]) -> Exception:
+    """The first of the errors that ended a group of tasks, which may have groups in it."""
+    error: Exception = failed
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def size_of(source: Path) -> int:

@@ -6,6 +6,7 @@ decided here: how long a window each batch is encoded over, and what is done abo
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -27,6 +28,7 @@ from transcription.core import (
     SAMPLE_RATE,
     Segment,
     SegmentRequest,
+    Token,
     TranscriptionOptions,
     TranscriptSegment,
     Word,
@@ -64,11 +66,31 @@ MAX_TOKENS_A_SECOND = 8.0
 MAX_TOKENS = 448
 """Whisper's text context, prompt included."""
 
+MAX_PROMPT_TOKENS = 223
+"""Of these, what may come before the text (Whisper, `decoding.py`)."""
+
+MAX_HOTWORD_TOKENS = 150
+"""Of the prompt: the rest is the initial prompt's."""
+
 WITHOUT_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})
 """Languages that are written without spaces between sentences' words."""
 
 INAUDIBLE = 0.001
 """Peak of a segment in which nothing can be heard (-60 dB): Whisper is sure of its "Thank you." there."""
+
+LEAST_PROBABILITY = 1e-10
+"""A token that the model gave none: its logarithm must be a number."""
+
+
+def byte_letters() -> dict[str, int]:
+    """The byte that each letter of a byte-level vocabulary stands for: itself where it can be printed, else one from
+    256 on, in order (GPT-2, `encoder.py`)."""
+    printed = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printed]
+    return {chr(byte): byte for byte in printed} | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+BYTE_OF = byte_letters()
 
 Sound = npt.NDArray[np.float32]
 Mel = npt.NDArray[np.float32]
@@ -203,6 +225,7 @@ class Whisper:
         mels = [self._mel(sound) for sound in sounds]
         frames = self._window([request.segment for request in requests])
         encoded = self._encode(mels, frames)
+        requests = self._in_their_languages(encoded, requests)
         decoded = self._decode(encoded, requests, requests[0].options.temperature)
         words = self._words(encoded, requests, decoded)
         results = []
@@ -213,8 +236,21 @@ class Whisper:
                 frames < FULL_WINDOW_FRAMES and not decoding.fits(request.segment.duration_s)
             ):
                 decoding, timed = self._rescued(request, mel, decoding, timed, frames)
-            results.append(result(request, decoding, timed))
+            logprobs = self._logprobs(request, mel, decoding) if request.options.logprobs else None
+            results.append(result(request, decoding, timed, logprobs))
         return results
+
+    def _in_their_languages(
+        self, encoded: ctranslate2.StorageView, requests: Sequence[SegmentRequest]
+    ) -> Sequence[SegmentRequest]:
+        """*requests*, each with the likeliest language of its own, where that was asked for."""
+        if not requests[0].options.multilingual or not self._model.is_multilingual:
+            return requests
+        likeliest = [languages[0][0].strip("<|>") for languages in self._model.detect_language(encoded)]
+        return [
+            replace(request, options=replace(request.options, language=language))
+            for request, language in zip(requests, likeliest, strict=True)
+        ]
 
     def _rescued(
         self,
@@ -282,7 +318,7 @@ class Whisper:
         """One decoding a request. Each has a prompt of its own, so that languages and tasks may differ."""
         options = requests[0].options
         tokenizers = [self._tokenizer(request.options) for request in requests]
-        previous = tokenizers[0].encode(" " + options.initial_prompt.strip()) if options.initial_prompt else []
+        previous = prompt_tokens(tokenizers[0].encode, options)
         search: dict[str, Any] = (
             {"beam_size": options.beam_size}
             if temperature == 0
@@ -337,6 +373,33 @@ class Whisper:
                 ]
         return timed
 
+    def _logprobs(self, request: SegmentRequest, mel: Mel, decoding: Decoding) -> tuple[Token, ...]:
+        """What the model gives each token of the text, behind those before it."""
+        tokens = [] if decoding.is_silence else list(decoding.tokens)
+        if not tokens:
+            return ()
+        tokenizer = self._tokenizer(request.options)
+        frames = self._window([request.segment])
+        encoded = self._encode([mel], frames)
+        [found] = self._model.align(encoded, tokenizer.sot_sequence, [tokens], [frames])
+        spelled = [bytes_of(self._whisper.hf_tokenizer.id_to_token(token)) for token in tokens]
+        return tuple(
+            Token(data.decode("utf-8", "replace"), tuple(data), math.log(max(probability, LEAST_PROBABILITY)))
+            for data, probability in zip(spelled, found.text_token_probs, strict=True)
+        )
+
+
+def prompt_tokens(encode: Callable[[str], list[int]], options: TranscriptionOptions) -> list[int]:
+    """What the model is told before the text: the hot words' beginning, then the initial prompt's end."""
+    hotwords = encode(" " + options.hotwords.strip())[:MAX_HOTWORD_TOKENS] if options.hotwords else []
+    prompt = encode(" " + options.initial_prompt.strip()) if options.initial_prompt else []
+    return hotwords + prompt[max(0, len(prompt) + len(hotwords) - MAX_PROMPT_TOKENS) :]
+
+
+def bytes_of(token: str) -> bytes:
+    """The bytes that a token stands for, from its spelling in the vocabulary."""
+    return bytes(BYTE_OF[letter] for letter in token)
+
 
 def rows(encoded: ctranslate2.StorageView, places: Sequence[int]) -> ctranslate2.StorageView:
     """Some segments' encoder states, by way of the CPU."""
@@ -349,7 +412,12 @@ def spaced(text: str, language: str | None) -> str:
     return text if language in WITHOUT_SPACES or text.startswith(" ") else f" {text}"
 
 
-def result(request: SegmentRequest, decoding: Decoding, words: Sequence[TimedWord] | None) -> TranscriptSegment:
+def result(
+    request: SegmentRequest,
+    decoding: Decoding,
+    words: Sequence[TimedWord] | None,
+    logprobs: tuple[Token, ...] | None = None,
+) -> TranscriptSegment:
     """The segment's part of the transcript, its times counted from the start of the recording."""
     segment = request.segment
     text = "" if decoding.is_silence else spaced(decoding.text, request.options.language)
@@ -369,4 +437,7 @@ def result(request: SegmentRequest, decoding: Decoding, words: Sequence[TimedWor
         compression_ratio=decoding.compression_ratio,
         temperature=decoding.temperature,
         words=None if spoken is None else tuple(spoken),
+        language=request.options.language if request.options.multilingual and text else None,
+        tokens=decoding.tokens if text else (),
+        logprobs=logprobs,
     )

@@ -31,7 +31,7 @@ async def ask(client: httpx.AsyncClient, **query: Any) -> httpx.Response:
         ("temperature", "1.1"),
         ("temperature", "nan"),
         ("temperature", "inf"),
-        ("response_format", "docx"),
+        ("response_format", "pdf"),
         ("provider", "openai"),
         ("task", "summarize"),
         ("vad", "webrtc"),

@@ -37,7 +37,7 @@ async def test_what_is_taken_while_at_work_goes_back_with_the_rest() -> None:
         await place.granted({DEVICE: 10 * MB})
         await place.take(DEVICE, 20 * MB)
         assert gate.memory.lent_bytes == 30 * MB
-        assert repr(place) == f"<Reservation transcription amount=1 holds={{'cpu': {30 * MB}}}>"
+        assert repr(place) == f"<Reservation transcription amount=1 holds={{'memory': {30 * MB}}}>"
     assert not gate.traces()
 
 
@@ -124,3 +124,25 @@ async def test_each_request_knows_the_most_that_the_service_held_beside_it() -> 
         gate.controller.observe({}, own_mb * MB)
     assert request.place is not None
     assert request.place.peak_bytes == 20 * MB
+
+
+async def test_what_is_shared_is_lent_to_the_first_and_returned_by_the_last() -> None:
+    """A process that serves all of them is in memory once."""
+    gate = Gate(slots=4, memory_mb=100)
+    shared = {"alignment": 50 * MB}
+    with gate.controller.reserve(Work.TRANSCRIPTION) as second:
+        with gate.controller.reserve(Work.TRANSCRIPTION) as first:
+            await first.granted({DEVICE: 10 * MB}, shared=shared)
+            assert gate.memory.lent_bytes == 60 * MB
+            await second.granted({DEVICE: 10 * MB}, shared=shared)
+            assert gate.memory.lent_bytes == 70 * MB
+        assert gate.memory.lent_bytes == 60 * MB
+    assert not gate.traces()
+
+
+async def test_what_is_shared_counts_where_a_request_can_never_fit() -> None:
+    """It is told at once, and does not wait for ever."""
+    gate = Gate(memory_mb=100)
+    with gate.controller.reserve(Work.TRANSCRIPTION) as place, pytest.raises(TooLarge):
+        await place.granted({DEVICE: 60 * MB}, shared={"alignment": 50 * MB})
+    assert not gate.traces()
