@@ -319,6 +319,12 @@ async def test_a_server_without_fonts_is_told_of(film: Path, srt: Path, tmp_path
     assert not (tmp_path / "out.mp4").exists()
 
 
+async def test_letters_that_no_font_has_are_told_of(film: Path, srt: Path) -> None:
+    """Boxes in place of a whole language are no subtitles: the caller should hear of them."""
+    srt.write_text(SRT.replace("Hällo", "\ue123"), encoding="utf-8")
+    assert (await made(film, srt, burn=True)).lacks_letters
+
+
 # --- what goes wrong -------------------------------------------------------------------------------------------------
 
 
