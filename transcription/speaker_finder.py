@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
-from errors import DiarizationUnavailable
+from errors import DiarizationUnavailable, WorkerCrashed
 from fair_slots import FairSlots
 from transcription.core import NOBODY, SAMPLE_RATE, Caller, Segment, TranscriptionOptions
+from transcription.scheduler import MAX_ATTEMPTS
 from transcription.speakers import Block, Limits, Turn, block_limits, blocks, linked
 from transcription.torch_process import TorchProcess
 
@@ -48,11 +50,17 @@ class SpeakerFinder:
         for number, (first_sample, count) in enumerate(cut):
             # NOTE: a turn for each block: a clip does not wait for a long recording's end.
             async with self._turns.slot(caller.key, caller.priority):
-                segment = Segment(path, first_sample, count, number)
-                found.append(await self._heard(segment, limits))
+                found.append(await self._tried(Segment(path, first_sample, count, number), limits))
         return await asyncio.to_thread(
             linked, found, num=options.num_speakers, least=options.min_speakers, most=options.max_speakers
         )
+
+    async def _tried(self, segment: Segment, limits: Limits) -> Block:
+        """A process that dies costs a retry, not the recording."""
+        for _ in range(MAX_ATTEMPTS - 1):
+            with contextlib.suppress(WorkerCrashed):
+                return await self._heard(segment, limits)
+        return await self._heard(segment, limits)
 
     async def _heard(self, segment: Segment, limits: Limits) -> Block:
         num, least, most = limits

@@ -71,6 +71,8 @@ class TorchProcess:
         self._idle_s = idle_s
         self._command = command
         self._child: asyncio.subprocess.Process | None = None
+        self._buried: list[asyncio.subprocess.Process] = []
+        """Those that were killed."""
         self._turn = asyncio.Lock()
         self._ids = itertools.count(1)
         self._ending: asyncio.TimerHandle | None = None
@@ -104,8 +106,7 @@ class TorchProcess:
         for call in self._calls:
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
-        if self._child:
-            await self._child.wait()
+        await asyncio.gather(*(child.wait() for child in self._buried))
 
     async def call(self, within_s: float, **content: Any) -> dict[str, Any]:
         """The child's answer to *content*, its start included where there is none.
@@ -128,9 +129,12 @@ class TorchProcess:
         """Kill the child, where there is one: the next call starts another."""
         if self._ending:
             self._ending.cancel()
-        if self._child and self._child.returncode is None:
+        # NOTE: forgotten at once: it takes a moment until a killed child is known to have ended.
+        child, self._child = self._child, None
+        if child and child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._child.kill()
+                child.kill()
+            self._buried.append(child)
 
     def end_if_idle(self) -> None:
         if not self._turn.locked():
@@ -156,6 +160,7 @@ class TorchProcess:
     async def _exchange(self, content: dict[str, Any]) -> dict[str, Any]:
         child = self._child
         if child is None or child.returncode is not None:
+            self._buried = [one for one in self._buried if one.returncode is None]
             child = self._child = await self._started()
         assert child.stdin is not None
         assert child.stdout is not None
@@ -167,6 +172,7 @@ class TorchProcess:
             if reply["id"] == number:
                 return reply
         log.error("the process ended", process=self.role, pid=child.pid, returncode=await child.wait())
+        self.end()
         raise WorkerCrashed()
 
     async def _started(self) -> asyncio.subprocess.Process:

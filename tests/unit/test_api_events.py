@@ -147,7 +147,7 @@ async def test_a_finished_job_is_told_from_its_beginning_to_its_end(client: http
     ]
     assert told[1].data == {"attempt": 1}
     assert told[2].data == {"language": "en", "language_probability": 0.9877}
-    assert told[4].data == {"start": 1.0, "end": 1.5, "text": "said 1"}
+    assert told[4].data.items() >= {"start": 1.0, "end": 1.5, "text": "said 1"}.items()
 
 
 async def test_a_segments_words_are_told_as_a_transcript_spells_them(parts: Parts, worker: Worker) -> None:

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 import errors
 from errors import ServiceError
 from tests.fakes import Parts
+from transcription.core import ResponseFormat
 
 NEVER_SENT = {
     "CONFIGURATION_ERROR": "ends the start of the server",
@@ -97,7 +98,7 @@ def test_the_docs_page_offers_file_and_fields(app: FastAPI) -> None:
     named = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"}
     assert named | {"file"} == set(form)
     assert {"audio_file", "url", "model_size", "language", "task", "response_format", "beam_size"} <= named
-    assert form["response_format"]["enum"] == ["json", "text", "srt", "vtt", "tsv", "verbose_json"]
+    assert form["response_format"]["enum"] == [one.value for one in ResponseFormat]
     assert operation["security"]
 
 
