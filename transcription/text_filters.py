@@ -145,21 +145,23 @@ def _kept(tokens: Sequence[str], filler: re.Pattern[str], before: _Sentence) -> 
     to the word before ("I think, um." : "I think."); the capital with which it began a sentence goes to the word after.
     """
     kept = list(tokens)
-    last: int | None = None
+    last: list[int] = []
     for group in _written_words(tokens):
         written = "".join(tokens[at] for at in group)
+        if not written.strip():
+            continue
         mark = _filler_mark(written, filler)
         if mark is None:
             if before.wants_capital:
-                kept[group[0]] = _capitalised(kept[group[0]])
-            last, before.is_over, before.wants_capital = group[-1], _ends_sentence(written), False
+                _capitalise(kept, group)
+            last, before.is_over, before.wants_capital = group, _ends_sentence(written), False
             continue
         for at in group:
             kept[at] = ""
         if before.is_over:
             before.wants_capital = before.wants_capital or written.strip().lstrip(_OPENING)[0].isupper()
-        elif mark and last is not None:
-            kept[last] = kept[last].rstrip(_COMMAS) + (mark if mark == "." else "")
+        elif mark and last:
+            _end_with(kept, last, mark if mark == "." else "")
             before.is_over = mark == "."
     return kept
 
@@ -168,7 +170,7 @@ def _written_words(tokens: Sequence[str]) -> list[list[int]]:
     """Places of tokens that belong together, since no space stands between them: " uh" and "-huh" are one word."""
     groups: list[list[int]] = []
     for at, token in enumerate(tokens):
-        if groups and token[:1].strip():
+        if groups and not token[:1].isspace():
             groups[-1].append(at)
         else:
             groups.append([at])
@@ -190,6 +192,18 @@ def _ends_sentence(written: str) -> bool:
     return written.rstrip().rstrip(_CLOSING).endswith(tuple(_SENTENCE_ENDS))
 
 
-def _capitalised(token: str) -> str:
-    bare = token.lstrip().lstrip(_OPENING)
-    return token[: len(token) - len(bare)] + bare[:1].upper() + bare[1:]
+def _capitalise(kept: list[str], group: Sequence[int]) -> None:
+    """Give the word at *group* a capital, behind its opening marks."""
+    for at in group:
+        if bare := kept[at].lstrip().lstrip(_OPENING):
+            kept[at] = kept[at][: len(kept[at]) - len(bare)] + bare[0].upper() + bare[1:]
+            return
+
+
+def _end_with(kept: list[str], group: Sequence[int], mark: str) -> None:
+    """Put *mark* in place of the commas at the end of the word at *group*."""
+    for at in reversed(group):
+        kept[at] = kept[at].rstrip(_COMMAS)
+        if kept[at]:
+            kept[at] += mark
+            return

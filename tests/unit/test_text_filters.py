@@ -179,7 +179,25 @@ def test_nothing_is_done_that_was_not_asked_for() -> None:
 
 
 parts = st.sampled_from(
-    [" Um,", " uh", " shit", " well", ",", ".", "-huh", " …", " I", " äh.", " (Um)", " ", "", " Hm?", "fuck"]
+    [
+        " Um,",
+        " uh",
+        " shit",
+        " well",
+        ",",
+        ".",
+        "-huh",
+        " …",
+        " I",
+        " äh.",
+        " (Um)",
+        " ",
+        "",
+        " Hm?",
+        "fuck",
+        "“",
+        " so",
+    ]
 )
 
 
