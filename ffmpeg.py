@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +79,35 @@ def output_argument(path: Path) -> str:
     return f"file:{os.path.abspath(path)}"
 
 
+class Pipe:
+    """A child that reads what is written and writes what is to be read. Both wait for the slower side."""
+
+    def __init__(self, process: asyncio.subprocess.Process, complaints: asyncio.Task[str]) -> None:
+        assert process.stdin is not None and process.stdout is not None
+        self._process = process
+        self._in, self._out = process.stdin, process.stdout
+        self._complaints = complaints
+
+    async def write(self, data: bytes) -> None:
+        """Returns when there is room for more. What a child that has ended was to read is lost: `finished` tells."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._in.write(data)
+            await self._in.drain()
+
+    def end(self) -> None:
+        """Nothing more is written."""
+        self._in.close()
+
+    async def read(self, most_bytes: int) -> bytes:
+        """What there is, as soon as there is some; empty at the end."""
+        return await self._out.read(most_bytes)
+
+    async def finished(self) -> Finished:
+        """How the child ended, once all was read."""
+        tail = await self._complaints
+        return Finished(await self._process.wait(), tail)
+
+
 class FFmpeg:
     """Runs one ffmpeg binary. Stateless: any number of runs may be under way on any loop."""
 
@@ -145,14 +174,38 @@ class FFmpeg:
             raise MediaTimeout
         return Finished(returncode, tail)
 
-    async def _start(self, arguments: Sequence[str], command: Sequence[str]) -> asyncio.subprocess.Process:
+    @contextlib.asynccontextmanager
+    async def piped(
+        self, arguments: Sequence[str], *, cpu_s: float, memory_bytes: int | None = None, nice: int = AT_WORK_NICE
+    ) -> AsyncIterator[Pipe]:
+        """ffmpeg with *arguments* as a filter, from its stdin to its stdout, for as long as the context lasts.
+
+        Limits as for `run`, but for wall time, which is the context's. However that ends, the child and all it started
+        are gone by then.
+        """
+        command = self._command(cpu_s, 0, memory_bytes, nice)
+        process = await self._start(arguments, command, pipes=True)
+        assert process.stderr is not None
+        complaints = asyncio.create_task(_read(process.stderr, None))
+        try:
+            yield Pipe(process, complaints)
+        finally:
+            complaints.cancel()
+            await undisturbed(asyncio.ensure_future(asyncio.gather(complaints, return_exceptions=True)))
+            if process.stdin is not None:
+                process.stdin.close()
+            await _kill(process)
+
+    async def _start(
+        self, arguments: Sequence[str], command: Sequence[str], *, pipes: bool = False
+    ) -> asyncio.subprocess.Process:
         """Start the child. It runs before this returns: cancelled meanwhile, it is killed like later."""
         starting = asyncio.ensure_future(
             asyncio.create_subprocess_exec(
                 *command,
                 *arguments,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.PIPE if pipes else asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE if pipes else asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
                 # NOTE: no session of its own: Linux shares the cores evenly among sessions, whatever their priorities.
                 process_group=0,

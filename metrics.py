@@ -99,6 +99,10 @@ class Metrics:
         self._audio.labels(transcript.model).inc(transcript.duration_s)
         self._speeds.labels(transcript.model).observe(transcript.real_time_factor)
 
+    def heard(self, model: str, duration_s: float) -> None:
+        """So much audio was heard in a session of live text."""
+        self._audio.labels(model).inc(duration_s)
+
     def batch(self, segments: int, of: int) -> None:
         """A batch goes to an engine; *of* is how many may share one there."""
         self._fills.observe(segments / of)

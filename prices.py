@@ -27,6 +27,10 @@ TEXT_BYTES_A_SECOND = 500
 SMALLEST_BYTES_A_SECOND = 2_000
 """Speech in 16 kbit/s: less is hardly found."""
 
+LIVE_BYTES = 12 * 2**20
+"""A live session in the server: half a minute of sound that is being spoken, as much for each of three stretches that
+wait or are decoded, messages on their way, and the network's windows."""
+
 SHORT_S = 60.0
 """Up to here a recording counts as a clip at the gate."""
 

@@ -18,6 +18,8 @@ class Work(StrEnum):
     TRANSCRIPTION = "transcription"
     DOWNLOAD = "download"
     EXTRACTION = "extraction"
+    LIVE = "live"
+    """A session of live text, which lasts as long as somebody speaks; no job is one."""
 
 
 class Gate(Protocol):

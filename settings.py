@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     )
     max_concurrent_downloads: int = Field(2, ge=1, le=64, description="Links fetched at once: each has two processes.")
     max_concurrent_extractions: int = Field(2, ge=1, le=64, description="Files whose sound is taken out at once.")
+    max_live_sessions: int = Field(
+        0, ge=0, le=10_000, description="Sessions of live text at once; 0: one a core, two at least."
+    )
     max_queue_length: int = Field(
         100, ge=0, le=100_000, description="Requests that wait for each kind of work; the next is refused with 429."
     )

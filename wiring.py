@@ -77,6 +77,9 @@ MIB = 2**20
 
 THREADS = 32
 
+LEAST_LIVE_SESSIONS = 2
+"""One who speaks must not keep a second from trying."""
+
 log = structlog.get_logger("main")
 
 
@@ -276,6 +279,7 @@ def gate(settings: Settings, ram: MemoryReading, sizes: Sizing, metrics: Metrics
                 Work.TRANSCRIPTION: settings.max_concurrent_transcriptions or sizes.slots,
                 Work.DOWNLOAD: settings.max_concurrent_downloads,
                 Work.EXTRACTION: settings.max_concurrent_extractions,
+                Work.LIVE: settings.max_live_sessions or max(LEAST_LIVE_SESSIONS, available_cores()),
             },
             max_waiting=0 if settings.fail_fast else settings.max_queue_length,
             max_wait_s=settings.max_queue_wait_s,

@@ -145,7 +145,7 @@ class Engines:
 
 
 def gate(clock: Clock, **bounds: int) -> AdmissionController:
-    slots = {Work.TRANSCRIPTION: 1, Work.DOWNLOAD: 2, Work.EXTRACTION: 3}
+    slots = {Work.TRANSCRIPTION: 1, Work.DOWNLOAD: 2, Work.EXTRACTION: 3, Work.LIVE: 4}
     return AdmissionController({prices.MEMORY: MemorySemaphore(500 * MIB)}, Bounds(slots, **bounds), clock=clock)
 
 
@@ -177,13 +177,13 @@ async def test_slots_work_and_waiting_are_read_at_the_gate() -> None:
         queued = asyncio.create_task(waiting.granted({prices.MEMORY: 100 * MIB}))
         await asyncio.sleep(0)
         clock.now_s += 40.0
-        assert told("slots") == [1, 2, 3]
-        assert told("active") == [1, 0, 0]
-        assert told("waiting") == [1, 0, 0]
-        assert told("oldest_wait_seconds") == [40.0, 0, 0]
+        assert told("slots") == [1, 2, 3, 4]
+        assert told("active") == [1, 0, 0, 0]
+        assert told("waiting") == [1, 0, 0, 0]
+        assert told("oldest_wait_seconds") == [40.0, 0, 0, 0]
         assert value(metrics, "stenogate_memory_reserved_bytes", device="memory") == 100 * MIB
         queued.cancel()
-    assert (told("active"), told("waiting")) == ([0, 0, 0], [0, 0, 0])
+    assert (told("active"), told("waiting")) == ([0, 0, 0, 0], [0, 0, 0, 0])
     assert value(metrics, "stenogate_memory_reserved_bytes", device="memory") == 0
 
 
