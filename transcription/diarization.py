@@ -67,10 +67,20 @@ class Diarizer:
         with warnings.catch_warnings():
             # They tell of too short a stretch for a voice or for so many speakers: the answer shows it, too.
             warnings.simplefilter("ignore")
-            found, voices = self._pipeline(
-                samples_of(segment), num_speakers=num, min_speakers=least, max_speakers=most, return_embeddings=True
-            )
+            try:
+                found, voices = self._heard(segment, num, least, most)
+            except ValueError:
+                # VBx clustering, which the default model has, refuses more speakers than there are windows of speech.
+                if num is None and least is None:
+                    raise
+                found, voices = self._heard(segment, None, None, most if num is None else num)
         return block_of(list(zip(found["start"], found["end"], found["speaker"], strict=True)), voices, segment)
+
+    def _heard(self, segment: Segment, num: int | None, least: int | None, most: int | None) -> Any:
+        """(the turns as a table, voices by speaker)"""
+        return self._pipeline(
+            samples_of(segment), num_speakers=num, min_speakers=least, max_speakers=most, return_embeddings=True
+        )
 
 
 def samples_of(segment: Segment) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -207,7 +207,7 @@ def test_one_word_with_no_clear_turn_of_its_own_is_no_change_of_speaker() -> Non
     """Word times are a tenth of a second off; a turn that touches a word in the middle of a sentence says little."""
     words = ((" I", 0.0, 1.0), (" really", 1.0, 2.0), (" do", 2.0, 3.0))
     assert len(set(speakers_by_word([Turn(0, 3, 0), Turn(0.9, 2.1, 1)], *words))) == 1
-    assert len(set(speakers_by_word([Turn(0, 1.3, 0), Turn(1.4, 1.8, 1), Turn(1.9, 3, 0)], *words))) == 1
+    assert len(set(speakers_by_word([Turn(0, 1.2, 0), Turn(1.35, 1.8, 1), Turn(1.95, 3, 0)], *words))) == 1
     assert speakers_by_word([Turn(0, 1, 0), Turn(1.1, 1.9, 1), Turn(2, 3, 0)], *words) == [
         "SPEAKER_00",
         "SPEAKER_01",
