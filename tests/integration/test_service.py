@@ -10,6 +10,7 @@ import wave
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,26 +20,33 @@ from errors import AudioTooLong, ModelUnavailable, UnsupportedMedia, WorkerCrash
 from ffmpeg import FFmpeg
 from tests.engines import made_replicas
 from tests.speech import sample_call, speech_file, spoken
+from transcription.alignment_models import AlignmentModels
 from transcription.core import Segment, TranscriptionOptions, TranscriptSegment, VoiceActivity
 from transcription.engine import Engine
 from transcription.planner import BatchPlanner
 from transcription.protocol import Language
 from transcription.scheduler import SegmentScheduler
 from transcription.service import Stopwatch, Transcriber
+from transcription.speaker_finder import SpeakerFinder
 from transcription.speech import SpeechCutter
+from transcription.torch_process import TorchProcess
+from transcription.word_alignment import WordAlignment
 
 OPTIONS = TranscriptionOptions("tiny.en", "en")
 
 
 @contextlib.asynccontextmanager
 async def parts(
-    folder: Path, model: str = "tiny.en", max_duration_s: float = 3_600
+    folder: Path, model: str = "tiny.en", max_duration_s: float = 3_600, **torch: Any
 ) -> AsyncIterator[tuple[Transcriber, Engine]]:
+    """*torch*: of the processes that align and tell speakers apart; without, nobody may ask for these."""
     work = folder / "work"
     work.mkdir()
     async with (
         made_replicas(folder / "models", model) as replicas,
         SegmentScheduler(replicas.engines, BatchPlanner(4)) as scheduler,
+        WordAlignment(TorchProcess("alignment", **torch), AlignmentModels()) as alignment,
+        SpeakerFinder(TorchProcess("diarization", **torch)) as finder,
     ):
         [engine] = replicas.engines
         await engine.load(model)
@@ -48,6 +56,8 @@ async def parts(
                 SpeechCutter(),
                 replicas,
                 scheduler,
+                alignment,
+                finder,
                 work_dir=work,
                 max_duration_s=max_duration_s,
                 max_decodes=2,
@@ -230,14 +240,27 @@ def own_children() -> set[psutil.Process]:
     return set(psutil.Process().children(recursive=True))
 
 
+def hearing_by(listener: Listener, ffmpeg: FFmpeg, folder: Path, max_duration_s: float) -> Transcriber:
+    """One at a time, with *listener* for an engine; nobody aligns or tells speakers apart."""
+    return Transcriber(
+        ffmpeg,
+        SpeechCutter(),
+        listener,
+        listener,
+        WordAlignment(TorchProcess("alignment"), AlignmentModels()),
+        SpeakerFinder(TorchProcess("diarization")),
+        work_dir=folder / "work",
+        max_duration_s=max_duration_s,
+        max_decodes=1,
+    )
+
+
 @contextlib.asynccontextmanager
 async def listened_to(folder: Path, gate: Gate, listener: Listener) -> AsyncIterator[asyncio.Task[object]]:
     """A run that is under way: a first segment has come, and ffmpeg waits at the gate. Nothing is left of it."""
     (folder / "work").mkdir()
     others, children = asyncio.all_tasks(), own_children()
-    transcriber = Transcriber(
-        gate.ffmpeg, SpeechCutter(), listener, listener, work_dir=folder / "work", max_duration_s=3_600, max_decodes=1
-    )
+    transcriber = hearing_by(listener, gate.ffmpeg, folder, 3_600)
     run = asyncio.create_task(transcriber.run(gate.source, replace(OPTIONS, language=None)))
     try:
         await until(lambda: run.done() or bool(listener.heard))
@@ -328,15 +351,7 @@ async def test_a_recording_whose_length_no_header_tells_is_refused_past_the_boun
         *("-f", "matroska", "-live", "1", str(live)),
     )
     assert await made.wait() == 0
-    transcriber = Transcriber(
-        ffmpeg,
-        SpeechCutter(),
-        listener,
-        listener,
-        work_dir=tmp_path / "work",
-        max_duration_s=99,
-        max_decodes=1,
-    )
+    transcriber = hearing_by(listener, ffmpeg, tmp_path, 99)
     with pytest.raises(AudioTooLong, match="99 seconds"):
         await transcriber.run(live, replace(OPTIONS, vad=vad))
     assert left_over(tmp_path) == []
