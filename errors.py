@@ -31,7 +31,7 @@ class ServiceError(Exception):
 
 
 class Unauthorized(ServiceError):
-    """The X-API-Key header is missing or not one of this server's keys."""
+    """The key is missing or not one of this server's: send it as X-API-Key, or as Authorization: Bearer."""
 
     status, code = 401, "UNAUTHORIZED"
 

@@ -1,12 +1,13 @@
-"""Who may ask: the X-API-Key header, and the made key's promise that only this machine can use it."""
+"""Who may ask: the X-API-Key header or a bearer token, and the made key's promise that only this machine can use it."""
 
 from __future__ import annotations
 
 import hmac
+import re
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
-from fastapi.security import APIKeyHeader
+from fastapi.security import APIKeyHeader, HTTPBearer
 
 from api.keys import is_loopback
 from api.services import Services, services
@@ -17,6 +18,9 @@ _documented = APIKeyHeader(
     scheme_name="X-API-Key",
     auto_error=False,
     description="One of this server's keys: it prints its own at the start, or they are in API_KEYS.",
+)
+_documented_bearer = HTTPBearer(
+    scheme_name="Bearer", auto_error=False, description="The same key as `Authorization: Bearer …`."
 )
 
 
@@ -35,14 +39,27 @@ def refuse_strange_bind(request: Request) -> None:
         )
 
 
-async def require_key(request: Request, _: str | None = Depends(_documented)) -> None:
+async def require_key(
+    request: Request, _: str | None = Depends(_documented), __: object = Depends(_documented_bearer)
+) -> None:
     """Raises Unauthorized. Runs before any of the body is read. Who asks is known to `key_name` from then on."""
     refuse_strange_bind(request)
-    sent = [value for name, value in request.scope["headers"] if name == b"x-api-key"]
-    name = services(request).keys.admit(sent)
+    name = services(request).keys.admit(_sent_keys(request))
     if name is None:
         raise Unauthorized
     request.state.key_name = name
+
+
+def _sent_keys(request: Request) -> list[bytes]:
+    """What was sent as a key, in either header. The same key in both is one key."""
+    headers = request.scope["headers"]
+    own = [value for name, value in headers if name == b"x-api-key"]
+    # Another scheme is a proxy's business.
+    bearer = [match[1] for name, value in headers if name == b"authorization" and (match := _BEARER.match(value))]
+    return own if own == bearer else own + bearer
+
+
+_BEARER = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +(.*)", re.DOTALL)
 
 
 def stream_token(parts: Services, job_id: str) -> str:
@@ -55,6 +72,7 @@ async def require_key_or_token(
     id: str,
     token: Annotated[str | None, Query(description="In place of the key, as the job's `events_url` has it.")] = None,
     _: str | None = Depends(_documented),
+    __: object = Depends(_documented_bearer),
 ) -> None:
     """As `require_key`, but for the token of the job *id*. Raises Unauthorized."""
     if token is None:

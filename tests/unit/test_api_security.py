@@ -19,6 +19,10 @@ PROTECTED = [
     ("GET", "/files/x"),
     ("DELETE", "/files/x"),
     ("GET", "/models"),
+    ("POST", "/v1/audio/transcriptions"),
+    ("POST", "/v1/audio/translations"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/x"),
 ]
 
 
@@ -43,13 +47,41 @@ async def test_every_endpoint_of_work_wants_a_key(app: FastAPI, method: str, pat
         [(b"X-API-Key", b"\xff\xfe")],
         [(b"X-API-Key", KEY.encode()), (b"X-API-Key", KEY.encode())],
         [(b"X-API-Key", KEY.encode()), (b"X-API-Key", b"wrong")],
-        [(b"Authorization", b"Bearer " + KEY.encode())],
+        [(b"Authorization", b"Bearer wrong")],
+        [(b"Authorization", b"Bearer")],
+        [(b"Authorization", KEY.encode())],
+        [(b"Authorization", b"Basic " + KEY.encode())],
+        [(b"Authorization", b"Bearer " + KEY.encode()), (b"Authorization", b"Bearer " + KEY.encode())],
+        [(b"X-API-Key", KEY.encode()), (b"Authorization", b"Bearer wrong")],
+        [(b"X-API-Key", b"wrong"), (b"Authorization", b"Bearer " + KEY.encode())],
     ],
 )
 async def test_anything_but_one_right_key_is_refused(app: FastAPI, headers: list[tuple[bytes, bytes]]) -> None:
     """Odd headers must end as 401, never as a 500 and never inside."""
     caller = await Caller("/models", method="GET", headers=headers).call(app)
     assert caller.status == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"Authorization", b"Bearer " + KEY.encode())],
+        [(b"Authorization", b"bearer  " + KEY.encode())],
+        [(b"X-API-Key", KEY.encode()), (b"Authorization", b"Bearer " + KEY.encode())],
+        [(b"X-API-Key", KEY.encode()), (b"Authorization", b"Basic cHJveHk6cGFzcw==")],
+    ],
+)
+@pytest.mark.parametrize("path", ["/models", "/v1/models", "/jobs"])
+async def test_the_key_may_come_as_a_bearer_token(app: FastAPI, path: str, headers: list[tuple[bytes, bytes]]) -> None:
+    """OpenAI's SDKs send it so; another scheme belongs to a proxy on the way."""
+    assert (await Caller(path, method="GET", headers=headers).call(app)).status == 200
+
+
+async def test_both_ways_to_send_the_key_are_told(app: FastAPI) -> None:
+    """A refused caller looks there first."""
+    told = (await Caller("/models", method="GET").call(app)).headers["www-authenticate"]
+    assert "Bearer" in told
+    assert "X-API-Key" in told
 
 
 async def test_each_of_several_keys_opens(tmp_path: Path) -> None:
