@@ -15,6 +15,9 @@ SERVER_BYTES = 136 * 2**20
 FFMPEG_BYTES = 44 * 2**20
 """An ffmpeg that decodes or probes. Seen: 33 MiB for sound, 42 MiB for a video in 1080p."""
 
+BURNING_BYTES = 400 * 2**20
+"""An ffmpeg that draws subtitles into a picture and encodes it anew. Seen: 305 to 383 MB in 1080p."""
+
 DOWNLOAD_BYTES = 112 * 2**20
 """yt-dlp with all its extractors (seen: 68 MiB), and the ffmpeg that joins sound and pictures beside it."""
 

@@ -103,8 +103,6 @@ class Reservation:
             self.gate.leave(self)
         finally:
             self.give_back()
-            while self._shared:
-                self.gate.shared.release(self._shared.pop())
 
     async def granted(
         self,
@@ -136,7 +134,9 @@ class Reservation:
         self._shared.append(name)
 
     def give_back(self, device: str | None = None, amount_bytes: int | None = None) -> None:
-        """Return some of the bytes early, such as a child's that has ended; without arguments, all of them."""
+        """Return some of the bytes early, such as a child's that has ended; without arguments, all that it holds."""
+        while device is None and self._shared:
+            self.gate.shared.release(self._shared.pop())
         for name in [device] if device else list(self._bytes):
             held = self._bytes.pop(name, 0)
             returned = held if amount_bytes is None else min(held, amount_bytes)

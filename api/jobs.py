@@ -15,6 +15,7 @@ from api.problems import responses
 from api.schemas import TRANSCRIPTION_RESPONSES
 from api.security import key_name, require_key
 from api.services import Services, services
+from api.subtitle import subtitled_file
 from api.transcribe import rendered
 from errors import (
     InvalidRequest,
@@ -126,5 +127,8 @@ async def _job(parts: Services, request: Request, id: str) -> Job:
 def _written(job: Job, outcome: Outcome, asked: ResponseFormat | None, request_id: str) -> Response:
     if isinstance(outcome, Transcript):
         return rendered(outcome, asked or ResponseFormat(job.source["response_format"]), request_id)
-    answer: Any = downloaded(outcome) if job.work is Work.DOWNLOAD else extracted(outcome)
+    if job.work is Work.TRANSCRIPTION:
+        answer: Any = subtitled_file(outcome)
+    else:
+        answer = downloaded(outcome) if job.work is Work.DOWNLOAD else extracted(outcome)
     return JSONResponse(answer.model_dump(mode="json"))

@@ -19,12 +19,14 @@ from admission import AdmissionController
 from downloads.extract import ExtractOptions, extract
 from downloads.fetch import Fetched, MediaKind
 from downloads.media import Media, MediaFile
+from downloads.subtitled import check_can_burn, subtitled
 from downloads.ytdlp import Progress
 from ffmpeg import FFmpeg
 from jobs.journal import JobJournal
 from jobs.model import Job, Stage
 from reservation import Reservation, Work
-from transcription.core import Transcript, TranscriptionOptions
+from transcription.core import ResponseFormat, Task, Transcript, TranscriptionOptions
+from transcription.formats import render
 from transcription.journal import Journal
 
 LOGGED_EVERY_BYTES = 16 * 2**20
@@ -113,11 +115,15 @@ class Crew:
                 return await self._download(job, folder, place, journal)
             case Work.EXTRACTION:
                 return await self._extract(job, upload, folder, place, journal)
+            case Work.LIVE:
+                raise AssertionError("a live session is no job")
 
     async def _transcribe(
         self, job: Job, upload: Path | None, folder: Path, place: Reservation, journal: JobJournal
-    ) -> Transcript:
+    ) -> Outcome:
         options = OPTIONS.validate_python(job.options)
+        if job.source.get("video") and "spans" not in job.source:
+            return await self._subtitle(job, upload, options, folder, place, journal)
         if upload is None and (url := job.source.get("url")):
             return await self._transcribe_link(url, options, folder, place, journal)
         async with self._source(job, upload) as source:
@@ -126,6 +132,52 @@ class Crew:
     def _source(self, job: Job, upload: Path | None) -> contextlib.AbstractAsyncContextManager[Path]:
         """Where the recording can be read, while the context lasts."""
         return self._media.opened(job.source["file"]) if upload is None else contextlib.nullcontext(upload)
+
+    async def _subtitle(
+        self,
+        job: Job,
+        upload: Path | None,
+        options: TranscriptionOptions,
+        folder: Path,
+        place: Reservation,
+        journal: JobJournal,
+    ) -> MediaFile:
+        """The video with subtitles of what is said in it."""
+        burn = bool(job.source.get("burn"))
+        if burn:
+            await check_can_burn(self._ffmpeg)
+        async with self._source(job, upload) as video:
+            transcript = await self._transcriber.run(video, options, place, journal)
+            # NOTE: now, not at the end: who waits for more memory must not hold what others wait for.
+            place.give_back()
+            subtitles = folder / "subtitles.srt"
+            text = await asyncio.to_thread(render, transcript, ResponseFormat.SRT, request_id="")
+            await asyncio.to_thread(subtitles.write_text, str(text), "utf-8")
+            with self._admission.reserve(
+                Work.EXTRACTION, place.key, place.priority, no_wait=place.no_wait, counted=False, accepted=True
+            ) as muxing:
+                await muxing.granted({prices.MEMORY: prices.BURNING_BYTES if burn else prices.FFMPEG_BYTES})
+                journal.at(Stage.SUBTITLING)
+                made = await subtitled(
+                    self._ffmpeg,
+                    video,
+                    subtitles,
+                    folder / "subtitled",
+                    burn=burn,
+                    language="en" if options.task is Task.TRANSLATE else transcript.language,
+                    max_duration_s=self._max_duration_s,
+                )
+            if made.lacks_letters:
+                log.warning("no font has some letters of a video's subtitles", language=transcript.language)
+            stem = Path(job.source.get("name") or "video").stem if upload else video.stem
+        return await asyncio.to_thread(
+            self._media.add,
+            made.path,
+            name=f"{stem}{made.path.suffix}",
+            media_type=made.media_type,
+            duration_s=made.duration_s,
+            title=made.title,
+        )
 
     async def _transcribe_link(
         self, url: str, options: TranscriptionOptions, folder: Path, place: Reservation, journal: JobJournal

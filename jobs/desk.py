@@ -20,7 +20,7 @@ from jobs.model import Job, NewJob, State
 from jobs.runner import Runner
 from jobs.store import JobStore
 from jobs.uploads import Uploads
-from reservation import Reservation, Work
+from reservation import Reservation
 from undisturbed import undisturbed
 
 PAGE = 100
@@ -168,9 +168,9 @@ class Desk:
         if job.state is State.CANCELLED:
             raise JobCancelled
         _, body = await asyncio.to_thread(self.store.result, job.id, key)
-        if job.work is Work.TRANSCRIPTION:
-            return await asyncio.to_thread(TRANSCRIPT.validate_json, body)
-        return await asyncio.to_thread(self._media.get, json.loads(body)["file"])
+        if job.makes_file:
+            return await asyncio.to_thread(self._media.get, json.loads(body)["file"])
+        return await asyncio.to_thread(TRANSCRIPT.validate_json, body)
 
     # --- ending ----------------------------------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ class Stage(StrEnum):
     """It still may be, while the first segments are transcribed."""
     TRANSCRIBING = "transcribing"
     EXTRACTING = "extracting"
+    SUBTITLING = "subtitling"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,11 @@ class Job:
     error: dict[str, Any] | None
     """`code`, `message` and `status` of the ServiceError that ended it."""
     timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def makes_file(self) -> bool:
+        """Whether it comes to a stored file, and not to a transcript."""
+        return self.work is not Work.TRANSCRIPTION or bool(self.source.get("video"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -252,7 +252,7 @@ class Runner:
         # A part of a link would have to fetch it again.
         if self._others is not None and not job.attended and job.parent_id is None and "url" not in job.source:
             sharing = Sharing(job, self._store, self._bells, self._others, self.tell)
-        return JobJournal(
+        journal = JobJournal(
             past,
             only=job.source.get("spans"),
             reuse=partial(self._same, job) if job.reuse else None,
@@ -260,6 +260,9 @@ class Runner:
             split_above_s=self._split_above_s,
             on_told=on_told,
         )
+        # A transcript that is no job's result stands in for nobody's.
+        journal.keeps = not job.makes_file
+        return journal
 
     async def _same(self, job: Job, digest: str) -> Transcript | None:
         """The transcript of these samples that this key has had, or is just having, made with the same options."""

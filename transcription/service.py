@@ -379,8 +379,16 @@ def written(result: TranscriptSegment, options: TranscriptionOptions) -> Transcr
     if not (options.drop_fillers or options.mask_profanity):
         return result
     language = result.language or options.language
-    kept = filtered([result], fillers=options.drop_fillers, profanity=options.mask_profanity, language=language)
-    return kept[0] if kept else replace(result, text="", words=None if result.words is None else ())
+    kept = filtered(
+        [result],
+        fillers=options.drop_fillers,
+        profanity=options.mask_profanity,
+        language=language,
+        translated=options.task is Task.TRANSLATE,
+    )
+    return (
+        replace(kept[0], id=result.id) if kept else replace(result, text="", words=None if result.words is None else ())
+    )
 
 
 async def noted(segments: AsyncIterator[Segment], under_way: dict[int, Segment]) -> AsyncGenerator[Segment]:
