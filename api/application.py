@@ -10,7 +10,20 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api import batch, capacity, docs_page, events, files, jobs, media, operations, problems, transcribe
+from api import (
+    batch,
+    capacity,
+    docs_page,
+    events,
+    files,
+    jobs,
+    media,
+    openai,
+    operations,
+    problems,
+    subtitle,
+    transcribe,
+)
 from api.middleware import RequestMiddleware
 
 DESCRIPTION = """Transcribes recordings, videos and links on your own machine.
@@ -32,7 +45,7 @@ def assemble(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | 
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
-    for room in (transcribe, media, batch, jobs, events, files, operations, capacity):
+    for room in (transcribe, media, subtitle, batch, jobs, events, files, operations, capacity, openai):
         app.include_router(room.router)
     app.include_router(docs_page.router(app.title, app.openapi_url or ""))
     problems.install(app)

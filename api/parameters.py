@@ -20,6 +20,11 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @classmethod
+    def gathered(cls, pairs: Pairs) -> Pairs:
+        """What was sent, by the names of the fields: some interfaces spread a list over several pairs."""
+        return pairs
+
 
 P = TypeVar("P", bound=Parameters)
 Pairs = Sequence[tuple[str, Any]]
@@ -46,6 +51,7 @@ async def read_request(
 
 def parse(model: type[P], pairs: Pairs) -> P:
     """*pairs* as *model*, an empty string counting as not given. Raises InvalidParameters, or what validators raise."""
+    pairs = model.gathered(pairs)
     given = [(name, value) for name, value in pairs if value is not None and value != ""]
     unknown = [(name, _unknown(name, model.model_fields)) for name, _ in pairs if name not in model.model_fields]
     faults = list(dict.fromkeys([*unknown, *_contradictions(given)]))

@@ -1,4 +1,4 @@
-"""Errors as the caller sees them: RFC 9457 problem+json, rendered in this one place."""
+"""Errors as the caller sees them, rendered in this one place: RFC 9457 problem+json, or OpenAI's shape under /v1."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from api import openai_errors
 from errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError, Unauthorized
 from telemetry import current_request_id
 
@@ -79,24 +80,36 @@ def answer(error: ServiceError, headers: Mapping[str, str] | None = None) -> JSO
     """The response to *error*."""
     headers = dict(headers or {})
     if isinstance(error, Unauthorized):
-        headers["WWW-Authenticate"] = 'ApiKey header="X-API-Key"'
+        headers["WWW-Authenticate"] = 'Bearer realm="stenogate", ApiKey header="X-API-Key"'
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
     return _Answer(error, headers)
 
 
 class _Answer(JSONResponse):
-    """Counted when it is sent: all problems pass here, whoever raised them."""
+    """Counted when it is sent: all problems pass here, whoever raised them. Only then is it known who asked, and in
+    whose words to answer."""
 
     def __init__(self, error: ServiceError, headers: Mapping[str, str]) -> None:
         super().__init__(problem_of(error).model_dump(exclude_none=True), error.status, headers, MEDIA_TYPE)
         self._error = error
+        self._told = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # A server that is starting or has stopped has none.
         if parts := getattr(scope["app"].state, "services", None):
             parts.metrics.answered(self._error)
-        await super().__call__(scope, receive, send)
+        if openai_errors.is_openais(scope):
+            status, headers = openai_errors.status_of(self._error), {**self._told, **openai_errors.headers(self._error)}
+            await JSONResponse(in_openais_shape(self._error), status, headers)(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def in_openais_shape(error: ServiceError) -> dict[str, Any]:
+    """*error* as OpenAI's SDKs read it."""
+    faults = error.faults if isinstance(error, InvalidParameters) else ()
+    return openai_errors.content(error, [name for name, _ in faults])
 
 
 def install(app: FastAPI) -> None:

@@ -14,7 +14,7 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from api.problems import ClientGone
+from api.problems import ClientGone, InvalidParameters
 from errors import AmbiguousAudio, InvalidRequest, UploadTooLarge
 
 MAX_FIELD_BYTES = 64 * 1024
@@ -238,7 +238,7 @@ class _Multipart:
             return
         self._value += data[start:end]
         if len(self._value) > MAX_FIELD_BYTES:
-            raise InvalidRequest(f"{self._name!r} is longer than {MAX_FIELD_BYTES // 1024} KiB.")
+            raise InvalidParameters([(self._name, f"is longer than {MAX_FIELD_BYTES // 1024} KiB")])
 
     def _part_end(self) -> None:
         if self._value is None:
