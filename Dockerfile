@@ -36,6 +36,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 WORKDIR /app
 COPY *.py ./
 COPY api api
+COPY command_line command_line
 COPY downloads downloads
 COPY jobs jobs
 COPY transcription transcription

@@ -40,7 +40,7 @@ LAYERS = (
     ("transcription.subtitles", "transcription.text_filters", "recording", "transcription.weights"),
     ("transcription.styled_subtitles", "transcription.paragraphs", "transcription.documents"),
     ("transcription.formats", "transcription.models", "transcription.audio", "transcription.speech"),
-    ("transcription.footprint", "transcription.sizing"),
+    ("transcription.footprint", "transcription.sizing", "transcription.live_cutting", "transcription.live_sound"),
     ("transcription.pyannote_child", "transcription.whisper", "downloads.media", "downloads.extract"),
     ("downloads.object_media", "downloads.subtitled"),
     ("transcription.loaded_models", "transcription.alignment", "transcription.diarization"),
@@ -49,6 +49,7 @@ LAYERS = (
     ("downloads.fetch", "transcription.engine", "transcription.replicas", "transcription.scheduler"),
     ("transcription.word_alignment", "transcription.speaker_finder"),
     ("transcription.service",),
+    ("transcription.live",),
     ("jobs.model", "jobs.tables", "jobs.bells"),
     ("jobs.turns", "jobs.database", "jobs.rows", "jobs.migrations", "jobs.uploads", "jobs.journal"),
     ("jobs.store", "jobs.leases", "jobs.crew", "jobs.webhooks"),
@@ -57,7 +58,7 @@ LAYERS = (
     ("jobs.desk",),
     ("api",),
     ("wiring",),
-    ("main", "planning", "worker"),
+    ("main", "planning", "worker", "command_line"),
 )
 """From the ground up: a module imports from layers below it, or from its own."""
 
@@ -72,7 +73,12 @@ CHILDREN_WITH_TORCH = {
 def modules() -> list[Path]:
     tops = list(ROOT.glob("*.py"))
     return sorted(
-        tops + [path for room in ("api", "downloads", "jobs", "transcription") for path in (ROOT / room).rglob("*.py")]
+        tops
+        + [
+            path
+            for room in ("api", "command_line", "downloads", "jobs", "transcription")
+            for path in (ROOT / room).rglob("*.py")
+        ]
     )
 
 
