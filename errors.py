@@ -336,6 +336,15 @@ class ConfigurationError(ServiceError):
     code = "CONFIGURATION_ERROR"
 
 
+# --- live text -------------------------------------------------------------------------------------------------------
+
+
+class ClientStalled(ServiceError):
+    """Nothing was sent for too long, or what was sent was not read."""
+
+    status, code = 408, "CLIENT_STALLED"
+
+
 # --- kept and brought back -------------------------------------------------------------------------------------------
 
 

@@ -83,16 +83,22 @@ class Pipe:
     """A child that reads what is written and writes what is to be read. Both wait for the slower side."""
 
     def __init__(self, process: asyncio.subprocess.Process, complaints: asyncio.Task[str]) -> None:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         self._process = process
         self._in, self._out = process.stdin, process.stdout
         self._complaints = complaints
+        self._broken = False
 
     async def write(self, data: bytes) -> None:
         """Returns when there is room for more. What a child that has ended was to read is lost: `finished` tells."""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        if self._broken:
+            return
+        try:
             self._in.write(data)
             await self._in.drain()
+        except (BrokenPipeError, ConnectionResetError):
+            self._broken = True
 
     def end(self) -> None:
         """Nothing more is written."""

@@ -22,6 +22,7 @@ from fastapi import FastAPI
 import telemetry
 from api.application import assemble
 from api.keys import kept_key
+from api.live import LAST_WORD_S, MAX_MESSAGE_BYTES
 from api.services import Services
 from errors import ConfigurationError
 from settings import Settings
@@ -105,6 +106,8 @@ def _hear_stop(services: Services) -> None:
     def close() -> None:
         services.admission.close()
         services.desk.close()
+        if services.live:
+            services.live.close()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         theirs = signal.getsignal(number)
@@ -135,6 +138,10 @@ class _Server(uvicorn.Server):
         if services := getattr(self._app.state, "services", None):
             services.admission.close()
             services.desk.close()
+            if services.live:
+                # uvicorn closes the others' connections without a word.
+                services.live.close()
+                await services.live.closed(LAST_WORD_S)
         await super().shutdown(sockets)
 
 
@@ -152,7 +159,13 @@ def serve() -> None:
         host=settings.host,
         port=settings.port,
         http="h11",
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=MAX_MESSAGE_BYTES,
+        # Sound does not get smaller.
+        ws_per_message_deflate=False,
+        # An answer to a ping waits behind the sound before it, and who speaks faster than is heard is held back. Live
+        # sessions end by their own clock.
+        ws_ping_interval=None,
         lifespan="on",
         log_config=None,
         server_header=False,

@@ -104,6 +104,9 @@ class Settings(BaseSettings):
     max_live_sessions: int = Field(
         0, ge=0, le=10_000, description="Sessions of live text at once; 0: one a core, two at least."
     )
+    live_idle_s: float = Field(
+        30, gt=0, description="A session of live text ends after so many seconds in which nothing is sent or read."
+    )
     max_queue_length: int = Field(
         100, ge=0, le=100_000, description="Requests that wait for each kind of work; the next is refused with 429."
     )

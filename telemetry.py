@@ -105,6 +105,9 @@ def _adopt_loggers() -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+    errors = logging.getLogger("uvicorn.error")
+    if shows_no_websocket not in errors.filters:
+        errors.addFilter(shows_no_websocket)
     # uvicorn's access lines show query strings; the middleware writes its own. Without a handler uvicorn writes none.
     access = logging.getLogger("uvicorn.access")
     access.handlers.clear()
@@ -112,6 +115,12 @@ def _adopt_loggers() -> None:
     for name in ("httpx", "httpcore", "huggingface_hub", "urllib3", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
+
+
+def shows_no_websocket(record: logging.LogRecord) -> bool:
+    """Whether *record*, of uvicorn's errors, shows neither a WebSocket's query string nor, for debugging, its headers
+    and messages, where keys and what was said stand."""
+    return record.levelno > logging.DEBUG and not str(record.msg).startswith('%s - "WebSocket ')
 
 
 def name_the_request(_: object, __: str, event: EventDict) -> EventDict:

@@ -59,6 +59,7 @@ from reservation import Work
 from settings import Settings
 from transcription import models
 from transcription.alignment_models import LARGE_BYTES, AlignmentModels, read_own
+from transcription.live import LiveText
 from transcription.models import ModelLibrary
 from transcription.placement import Weights
 from transcription.planner import BatchPlanner
@@ -159,6 +160,14 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
             max_duration_s=settings.max_duration_s,
             max_decodes=available_cores(),
         )
+        live = LiveText(
+            ffmpeg,
+            engines,
+            scheduler,
+            work_dir=settings.work_path,
+            max_duration_s=settings.max_duration_s,
+            idle_s=settings.live_idle_s,
+        )
         fetcher = Fetcher(
             proxy=proxy,
             ffmpeg_path=ffmpeg.path,
@@ -226,6 +235,7 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
             default_model=default_model,
             default_beam_size=settings.beam_size,
             max_upload_bytes=settings.max_upload_mb * MIB,
+            live=live if does_jobs else None,
         )
 
 

@@ -17,6 +17,7 @@ from api import (
     events,
     files,
     jobs,
+    live,
     media,
     openai,
     operations,
@@ -45,7 +46,7 @@ def assemble(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | 
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
-    for room in (transcribe, media, subtitle, batch, jobs, events, files, operations, capacity, openai):
+    for room in (transcribe, media, subtitle, batch, jobs, events, files, operations, capacity, openai, live):
         app.include_router(room.router)
     app.include_router(docs_page.router(app.title, app.openapi_url or ""))
     problems.install(app)

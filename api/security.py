@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Query, Request
 from fastapi.security import APIKeyHeader, HTTPBearer
+from starlette.requests import HTTPConnection
 
 from api.keys import is_loopback
 from api.services import Services, services
@@ -24,7 +25,7 @@ _documented_bearer = HTTPBearer(
 )
 
 
-def refuse_strange_bind(request: Request) -> None:
+def refuse_strange_bind(request: HTTPConnection) -> None:
     """Refuse what comes in from outside while there is only the made key. Raises NotReady.
 
     `settings.check()` refuses such a start, but `uvicorn main:app --host 0.0.0.0` binds past the settings. The socket
@@ -44,13 +45,13 @@ async def require_key(
 ) -> None:
     """Raises Unauthorized. Runs before any of the body is read. Who asks is known to `key_name` from then on."""
     refuse_strange_bind(request)
-    name = services(request).keys.admit(_sent_keys(request))
+    name = services(request).keys.admit(sent_keys(request))
     if name is None:
         raise Unauthorized
     request.state.key_name = name
 
 
-def _sent_keys(request: Request) -> list[bytes]:
+def sent_keys(request: HTTPConnection) -> list[bytes]:
     """What was sent as a key, in either header. The same key in both is one key."""
     headers = request.scope["headers"]
     own = [value for name, value in headers if name == b"x-api-key"]

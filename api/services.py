@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
-from fastapi import Request
+from starlette.requests import HTTPConnection
 
 from admission import AdmissionController
 from api.keys import Keys
@@ -19,6 +19,7 @@ from jobs.webhooks import Webhooks
 from memory_watch import MemoryWatch
 from metrics import Metrics
 from transcription.alignment_models import AlignmentModels
+from transcription.live import LiveText
 from transcription.models import ModelLibrary
 from transcription.seen_memory import SeenMemory
 from transcription.sizing import Sizing
@@ -61,7 +62,9 @@ class Services:
     default_model: str
     default_beam_size: int
     max_upload_bytes: int
+    live: LiveText | None = None
+    """None where other machines have the engines."""
 
 
-def services(request: Request) -> Services:
+def services(request: HTTPConnection) -> Services:
     return cast(Services, request.app.state.services)

@@ -84,6 +84,8 @@ class TranscriptionOptions:
     """Detect the language of each segment anew."""
     logprobs: bool = False
     """Give each token's log probability."""
+    once: bool = False
+    """Decode once: what fails the safeguards is left out and not done again. For looks at speech that goes on."""
     vad: VoiceActivity = VoiceActivity.SILERO
     clips: tuple[tuple[float, float], ...] = ()
     """Only these stretches are heard: (start, end) in seconds, in order. None: all of it."""
@@ -114,6 +116,7 @@ class TranscriptionOptions:
             hotwords=self.hotwords,
             multilingual=self.multilingual,
             logprobs=self.logprobs,
+            once=self.once,
         )
 
 

@@ -219,7 +219,7 @@ class Whisper:
         """One result a request, in their order; text and words are empty where nobody speaks.
 
         Their options have a language, and differ in nothing but language and task. Segments that fail the safeguards
-        are done again, alone, over the full window.
+        are done again, alone, over the full window, unless they are to be decoded once.
         """
         sounds = [samples_of(request.segment) for request in requests]
         mels = [self._mel(sound) for sound in sounds]
@@ -235,7 +235,10 @@ class Whisper:
             elif not decoding.is_sound or (
                 frames < FULL_WINDOW_FRAMES and not decoding.fits(request.segment.duration_s)
             ):
-                decoding, timed = self._rescued(request, mel, decoding, timed, frames)
+                if request.options.once:
+                    decoding, timed = replace(decoding, tokens=(), text=""), None
+                else:
+                    decoding, timed = self._rescued(request, mel, decoding, timed, frames)
             logprobs = self._logprobs(request, mel, decoding) if request.options.logprobs else None
             results.append(result(request, decoding, timed, logprobs))
         return results
