@@ -1,4 +1,4 @@
-"""Forced alignment: words timed by a CTC acoustic model, WhisperX's models and results in a fraction of its time.
+"""Forced alignment: words timed by a CTC acoustic model, with WhisperX's models and results.
 
 Runs in a child process only: it holds torch.
 """
@@ -33,10 +33,10 @@ SHORTEST_SAMPLES = 400
 """What wav2vec2's convolutions need for one frame; shorter sounds are filled up with silence (WhisperX)."""
 
 BATCH_SAMPLES = 4_000_000
-"""Of one model call on a GPU, silence at the ends included: eight segments of 30 s, 1 GB of activations."""
+"""Of one model call on a GPU, silence at the ends included: eight segments of 30 s."""
 
 WAYS_AT_ONCE = 8
-"""Segments whose ways are found together: 15 MB a segment of 30 s and 300 characters."""
+"""Segments whose ways are found together: 3 MB for one of 30 s and 300 characters; more at once are no faster."""
 
 Sound = npt.NDArray[np.float32]
 
