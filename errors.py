@@ -111,6 +111,12 @@ class MediaNotFound(ServiceError):
     status, code = 404, "FILE_NOT_FOUND"
 
 
+class VocabularyNotFound(ServiceError):
+    """This key has no vocabulary."""
+
+    status, code = 404, "VOCABULARY_NOT_FOUND"
+
+
 class RangeNotSatisfiable(ServiceError):
     """The Range header asks for bytes that the file does not have."""
 

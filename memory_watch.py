@@ -34,12 +34,18 @@ class MemoryWatch:
     """Use as an async context manager: it looks once on entry, then every *every_s* until the end."""
 
     def __init__(
-        self, look: Callable[[], MemoryView], admission: AdmissionController, every_s: float = EVERY_S
+        self,
+        look: Callable[[], MemoryView],
+        admission: AdmissionController,
+        every_s: float = EVERY_S,
+        on_pressed: Callable[[], None] = lambda: None,
     ) -> None:
-        """*look* runs in a thread: it reads some files of the kernel's."""
+        """*look* runs in a thread: it reads some files of the kernel's. *on_pressed* is called, again and again, while
+        work waits for memory that is lent to nobody: something idle may have it."""
         self._look = look
         self._admission = admission
         self._every_s = every_s
+        self.on_pressed = on_pressed
         self._task: asyncio.Task[None] | None = None
         self.peak_bytes = 0
         """The most that the service was seen to hold."""
@@ -69,3 +75,5 @@ class MemoryWatch:
         self.peak_bytes = max(self.peak_bytes, self.view.own_bytes)
         free_bytes = {name: reading.free_bytes for name, reading in self.view.devices.items()}
         self._admission.observe(free_bytes, self.view.own_bytes)
+        if any(memory.pressed for memory in self._admission.memory.values()):
+            self.on_pressed()

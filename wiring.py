@@ -50,6 +50,7 @@ from jobs.runner import POLL_S, Runner
 from jobs.store import JobStore
 from jobs.sweeper import Lifetimes, sweep
 from jobs.uploads import ObjectUploads, Uploads, UploadStore
+from jobs.vocabulary import Vocabularies
 from jobs.webhooks import Webhooks, new_secret
 from limits import MemorySemaphore
 from memory import MemoryReading, cuda_memory, memory_events, mps_memory, own_bytes, pressure, read_ram
@@ -149,6 +150,7 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
         planner = BatchPlanner(sizes.batch_size, sizes.batch_s, smaller=sizes.smaller_batches, together=sizes.together)
         scheduler = await stack.enter_async_context(SegmentScheduler(engines.engines, planner, metrics.batch))
         alignment, finder = await torch_parts(settings, token, stack)
+        watch.on_pressed = lambda: end_idle(alignment.process, finder.process)
         transcriber = Transcriber(
             ffmpeg,
             SpeechCutter(),
@@ -230,6 +232,7 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
             media=media,
             disk=disk,
             fetcher=fetcher,
+            vocabularies=Vocabularies(database),
             link_secret=hashlib.sha256(f"links {webhook_secret}".encode()).digest(),
             work_folder=settings.work_path,
             default_model=default_model,
@@ -258,6 +261,12 @@ async def torch_parts(
         await stack.enter_async_context(WordAlignment(aligns, models)),
         await stack.enter_async_context(SpeakerFinder(tells_apart)),
     )
+
+
+def end_idle(*processes: TorchProcess) -> None:
+    """Memory is short: what nobody needs just now gives its own back."""
+    for process in processes:
+        process.end_if_idle()
 
 
 def sizing(settings: Settings, model: str, ram: MemoryReading, ledger: SeenMemory) -> Sizing:

@@ -24,6 +24,7 @@ from api import (
     problems,
     subtitle,
     transcribe,
+    vocabulary,
 )
 from api.middleware import RequestMiddleware
 
@@ -32,6 +33,23 @@ DESCRIPTION = """Transcribes recordings, videos and links on your own machine.
 Send the key as `X-API-Key`. Every error is an RFC 9457 problem with a stable `code`; every answer carries its
 `X-Request-ID`.
 """
+
+
+ROOMS = (
+    transcribe,
+    live,
+    media,
+    subtitle,
+    vocabulary,
+    batch,
+    jobs,
+    events,
+    files,
+    operations,
+    capacity,
+    openai,
+)
+"""In the order of the docs page."""
 
 
 def assemble(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None) -> FastAPI:
@@ -46,7 +64,20 @@ def assemble(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | 
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
-    for room in (transcribe, media, subtitle, batch, jobs, events, files, operations, capacity, openai, live):
+    for room in (
+        transcribe,
+        media,
+        subtitle,
+        vocabulary,
+        batch,
+        jobs,
+        events,
+        files,
+        operations,
+        capacity,
+        openai,
+        live,
+    ):
         app.include_router(room.router)
     app.include_router(docs_page.router(app.title, app.openapi_url or ""))
     problems.install(app)

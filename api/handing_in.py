@@ -26,6 +26,7 @@ from api.uploads import Upload
 from errors import IdempotencyConflict, StoreUnavailable, UploadGone
 from jobs.crew import Outcome
 from jobs.model import NewJob
+from jobs.vocabulary import hotwords
 from reservation import Work
 from workfolder import private_folder
 
@@ -103,6 +104,9 @@ async def handed_in(
             folder = stack.enter_context(private_folder(parts.work_folder))
             asked, upload = await read_request(request, model, folder / "upload", max_bytes, check)
             wanted = want(asked, upload)
+            if work is Work.TRANSCRIPTION and (words := await asyncio.to_thread(parts.vocabularies.text, key)):
+                own = {"hotwords": hotwords(wanted.options.get("hotwords"), words)}
+                wanted = replace(wanted, options=wanted.options | own)
             path = upload.path if upload else None
             if asked.callback_url is not None:
                 parts.webhooks.check(asked.callback_url)

@@ -15,6 +15,7 @@ from downloads.media import Media
 from jobs.crew import Fetcher, Transcriber
 from jobs.desk import Desk
 from jobs.fleet import FleetWatch
+from jobs.vocabulary import Vocabularies
 from jobs.webhooks import Webhooks
 from memory_watch import MemoryWatch
 from metrics import Metrics
@@ -55,6 +56,7 @@ class Services:
     media: Media
     disk: Disk
     fetcher: Fetcher
+    vocabularies: Vocabularies
     link_secret: bytes
     """Signs links that open one thing without a key."""
     work_folder: Path

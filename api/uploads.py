@@ -79,6 +79,11 @@ async def read_body(request: Request, target: Path, max_bytes: int) -> Body:
 _RAW = "application/octet-stream"
 
 
+async def read_text(request: Request, limit: int) -> bytes:
+    """The whole body, of at most *limit* bytes. Raises UploadTooLarge, ClientGone."""
+    return b"".join([chunk async for chunk in _counted(request, limit)])
+
+
 async def _counted(request: Request, limit: int) -> AsyncIterator[bytes]:
     """The body's chunks. Raises UploadTooLarge at the byte that is too many, ClientGone if the body breaks off."""
     seen = 0

@@ -109,3 +109,11 @@ workers = sa.Table(
     sa.Column("facts", sa.JSON, nullable=False),
 )
 """Who works on jobs, and what it says of its devices and plans."""
+
+vocabularies = sa.Table(
+    "vocabularies",
+    metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("words", sa.Text, nullable=False),
+)
+"""Words that each key's recordings are likely to hold, one a line."""

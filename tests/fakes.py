@@ -29,6 +29,7 @@ from jobs.runner import Runner
 from jobs.store import JobStore
 from jobs.tables import metadata
 from jobs.uploads import UploadStore
+from jobs.vocabulary import Vocabularies
 from jobs.webhooks import Webhooks, new_secret
 from limits import MemorySemaphore
 from memory import MemoryReading
@@ -245,6 +246,7 @@ def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int 
         media=media,
         disk=disk,
         fetcher=fetcher,
+        vocabularies=Vocabularies(database),
         link_secret=b"secret",
         work_folder=work,
         default_model=default_model,

@@ -52,7 +52,7 @@ LAYERS = (
     ("transcription.live",),
     ("jobs.model", "jobs.tables", "jobs.bells"),
     ("jobs.turns", "jobs.database", "jobs.rows", "jobs.migrations", "jobs.uploads", "jobs.journal"),
-    ("jobs.store", "jobs.leases", "jobs.crew", "jobs.webhooks"),
+    ("jobs.store", "jobs.leases", "jobs.crew", "jobs.webhooks", "jobs.vocabulary"),
     ("jobs.sharing", "jobs.reaper", "jobs.sweeper", "jobs.fleet", "jobs.celery_queue"),
     ("jobs.runner", "jobs.fleet_metrics"),
     ("jobs.desk",),
