@@ -19,7 +19,7 @@ from errors import DeadlineTooNear, KeyBusy, QueueFull, QueueTimeout, QuotaUsed,
 from key_limits import KeyLimits
 from lanes import Lane, kept_slots
 from limits import MemorySemaphore, SharedMemory
-from reservation import Reservation, Work
+from reservation import OF_AUDIO, Reservation, Work
 from throughput import Throughput
 
 log = structlog.get_logger(__name__)
@@ -73,7 +73,9 @@ class AdmissionController:
         self._clock = clock
         self.lanes = {
             work: Lane(slots, kept_slots(slots) if work is Work.TRANSCRIPTION else 0, Throughput(clock))
-            for work, slots in bounds.slots.items()
+            for work in Work
+            # A kind that this server does not do has a lane all the same, and nobody is let into it.
+            for slots in [bounds.slots.get(work, 0)]
         }
         self.keys = KeyLimits(bounds.max_per_key, bounds.max_audio_s_a_day, wall_clock)
         self._closed = False
@@ -112,7 +114,7 @@ class AdmissionController:
             return made
         if counted and self.keys.requests_left(key) == 0:
             raise KeyBusy(retry_after_s=retry_after_s(self.lanes[Work.TRANSCRIPTION].one_ends_in_s()))
-        if work is Work.TRANSCRIPTION:
+        if work in OF_AUDIO:
             self._check_quota(key, 0.0)
         lane, expected_s = self.lanes[work], self.expected_wait_s(work, key, priority)
         no_wait = no_wait or not self.bounds.max_waiting
@@ -137,7 +139,7 @@ class AdmissionController:
     def check_accepts(self, work: Work, key: str, amount: float = 0.0) -> None:
         """Whether a job of that key may be handed in, to be done later. Raises ShuttingDown, QuotaUsed."""
         self.check_open()
-        if work is Work.TRANSCRIPTION:
+        if work in OF_AUDIO:
             self._check_quota(key, amount)
 
     def expected_wait_s(self, work: Work, key: str = "", priority: int = 0) -> float | None:
@@ -196,7 +198,7 @@ class AdmissionController:
         reservation.wait_s = self._clock() - begun
         reservation.at_work = True
         lane.let_in(reservation)
-        if reservation.work is Work.TRANSCRIPTION:
+        if reservation.work in OF_AUDIO:
             self.keys.charge(reservation.key, reservation.amount)
         if self._on_granted:
             self._on_granted(reservation.work, reservation.wait_s)
@@ -214,7 +216,7 @@ class AdmissionController:
             self.memory[device].check(amount)
         if reservation.accepted:
             return
-        if reservation.work is Work.TRANSCRIPTION:
+        if reservation.work in OF_AUDIO:
             self._check_quota(key, reservation.amount)
         free = lane.free if reservation.short else lane.free_for_long
         fits = all(self.memory[device].fits(amount) for device, amount in costs.items())
@@ -293,7 +295,7 @@ class AdmissionController:
 
     def audio_left_s(self, key: str) -> float | None:
         """How much audio *key* may still ask for today; None where there is no bound."""
-        return self.keys.audio_left_s(key, self.lanes[Work.TRANSCRIPTION].asked_by(key))
+        return self.keys.audio_left_s(key, sum(self.lanes[work].asked_by(key) for work in OF_AUDIO))
 
     def quota_resets_in_s(self) -> int:
         return self.keys.day_ends_in_s()

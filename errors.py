@@ -207,6 +207,27 @@ class DownloadTimeout(ServiceError):
     status, code = 504, "DOWNLOAD_TIMEOUT"
 
 
+# --- the upstream ----------------------------------------------------------------------------------------------------
+
+
+class ProviderNotAllowed(ServiceError):
+    """This server does not hand recordings on: choose provider=local."""
+
+    status, code = 422, "PROVIDER_NOT_ALLOWED"
+
+
+class UpstreamFailed(ServiceError):
+    """The upstream did not transcribe this recording."""
+
+    status, code = 502, "UPSTREAM_FAILED"
+
+
+class UpstreamTimeout(ServiceError):
+    """The upstream took longer than this server, or its caller, waits."""
+
+    status, code = 504, "UPSTREAM_TIMEOUT"
+
+
 # --- admission -------------------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,12 @@ class Work(StrEnum):
     EXTRACTION = "extraction"
     LIVE = "live"
     """A session of live text, which lasts as long as somebody speaks; no job is one."""
+    UPSTREAM = "upstream"
+    """A transcription that another server does: it takes no engine here."""
+
+
+OF_AUDIO = (Work.TRANSCRIPTION, Work.UPSTREAM)
+"""What counts against a key's audio of the day."""
 
 
 class Gate(Protocol):
@@ -103,6 +109,10 @@ class Reservation:
             self.gate.leave(self)
         finally:
             self.give_back()
+
+    def leave(self) -> None:
+        """Give it up before the context ends."""
+        self._end()
 
     async def granted(
         self,

@@ -152,6 +152,22 @@ class Settings(BaseSettings):
         None,
         description="Signs webhooks: whsec_ and base64. Empty: one is kept in DATA_DIR; machines need the same one.",
     )
+    openai_base_url: str = Field(
+        "",
+        description="An upstream that speaks OpenAI's interface: https://api.openai.com/v1. Empty: there is none.",
+    )
+    openai_api_key: SecretStr = Field(SecretStr(""), description="The upstream's key. It is sent to no other address.")
+    openai_model: str = Field("whisper-1", description="The upstream's model: OpenAI's only one that gives times.")
+    upstream_timeout_s: float = Field(
+        600, gt=0, description="Longest answer of the upstream, in seconds, pauses and further attempts included."
+    )
+    upstream_max_mb: int = Field(
+        25, ge=1, description="Largest file that the upstream takes, in MB: OpenAI's own limit. Larger ones are shrunk."
+    )
+    upstream_when_full: bool = Field(
+        False, description="provider=auto: the upstream does what would be refused here because the line is full."
+    )
+    max_upstream_requests: int = Field(4, ge=1, le=1024, description="Recordings that the upstream has at once.")
     shutdown_grace_s: float = Field(
         8, ge=0, description="What runs at a stop may run on so long; Docker kills at 10 s."
     )
@@ -231,5 +247,9 @@ class Settings(BaseSettings):
             raise ConfigurationError("MEDIA_URL and MEDIA_DIR are both set: keep the one that you mean.")
         if "://" in self.media_url and not self.media_url.startswith(("file://", "s3://")):
             raise ConfigurationError("MEDIA_URL must be a folder, file:///… or s3://bucket/prefix.")
+        if self.openai_base_url and not self.openai_base_url.startswith(("https://", "http://")):
+            raise ConfigurationError("OPENAI_BASE_URL must begin with https:// or http://.")
+        if self.upstream_when_full and not self.openai_base_url:
+            raise ConfigurationError("UPSTREAM_WHEN_FULL is set, but no OPENAI_BASE_URL: name the upstream.")
         if set(self.batch_keys) - set(self.api_keys):
             raise ConfigurationError("BATCH_KEYS holds a key that is not in API_KEYS: put it into both.")

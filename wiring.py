@@ -72,6 +72,7 @@ from transcription.sizing import Sizing, Wish, sized
 from transcription.speaker_finder import SpeakerFinder
 from transcription.speech import SpeechCutter
 from transcription.torch_process import TorchProcess
+from transcription.upstream import Upstream, UpstreamAccess
 from transcription.word_alignment import WordAlignment
 from workfolder import claimed
 
@@ -176,7 +177,18 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
             max_bytes=settings.max_download_mb * MIB,
             timeout_s=settings.download_timeout_s,
         )
-        crew = Crew(transcriber, fetcher, media, ffmpeg, admission, max_duration_s=settings.max_duration_s)
+        upstream = upstream_of(settings, ffmpeg, transcriber)
+        if upstream is not None:
+            await stack.enter_async_context(upstream)
+        crew = Crew(
+            transcriber,
+            fetcher,
+            media,
+            ffmpeg,
+            admission,
+            max_duration_s=settings.max_duration_s,
+            upstream=upstream,
+        )
         disk = Disk(settings.data_dir, settings.disk_reserve_mb * MIB)
         database = Database(settings.database)
         stack.callback(database.close)
@@ -232,6 +244,7 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
             media=media,
             disk=disk,
             fetcher=fetcher,
+            upstream=upstream,
             vocabularies=Vocabularies(database),
             link_secret=hashlib.sha256(f"links {webhook_secret}".encode()).digest(),
             work_folder=settings.work_path,
@@ -269,6 +282,27 @@ def end_idle(*processes: TorchProcess) -> None:
         process.end_if_idle()
 
 
+def upstream_of(settings: Settings, ffmpeg: FFmpeg, transcriber: Transcriber) -> Upstream | None:
+    """The server that recordings may be handed on to; None where there is none."""
+    if not settings.openai_base_url:
+        return None
+    access = UpstreamAccess(
+        settings.openai_base_url.rstrip("/"),
+        settings.openai_model,
+        settings.upstream_timeout_s,
+        settings.upstream_max_mb * 1_000_000,
+        settings.openai_api_key.get_secret_value(),
+    )
+    return Upstream(
+        access,
+        ffmpeg,
+        transcriber.measure,
+        work_dir=settings.work_path,
+        max_duration_s=settings.max_duration_s,
+        when_full=settings.upstream_when_full,
+    )
+
+
 def sizing(settings: Settings, model: str, ram: MemoryReading, ledger: SeenMemory) -> Sizing:
     """The engines for this machine. Raises ConfigurationError for devices that have no such name."""
     return sized(
@@ -298,6 +332,7 @@ def gate(settings: Settings, ram: MemoryReading, sizes: Sizing, metrics: Metrics
                 Work.TRANSCRIPTION: settings.max_concurrent_transcriptions or sizes.slots,
                 Work.DOWNLOAD: settings.max_concurrent_downloads,
                 Work.EXTRACTION: settings.max_concurrent_extractions,
+                Work.UPSTREAM: settings.max_upstream_requests if settings.openai_base_url else 0,
                 Work.LIVE: settings.max_live_sessions or max(LEAST_LIVE_SESSIONS, available_cores()),
             },
             max_waiting=0 if settings.fail_fast else settings.max_queue_length,
@@ -451,6 +486,7 @@ def key_file(settings: Settings) -> Path:
 
 def secrets_of(settings: Settings) -> list[str]:
     hidden = [*settings.api_keys, *(one for one in (settings.hf_token, settings.webhook_secret) if one)]
+    hidden += [settings.openai_api_key] if settings.openai_api_key.get_secret_value() else []
     passwords = [make_url(settings.database).password, urlsplit(settings.broker_url.get_secret_value()).password]
     passwords.append(os.environ.get("AWS_SECRET_ACCESS_KEY"))
     return [*(secret.get_secret_value() for secret in hidden), *(str(password) for password in passwords if password)]

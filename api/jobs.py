@@ -31,7 +31,7 @@ from errors import (
 )
 from jobs.crew import Outcome
 from jobs.model import Job, State
-from reservation import Work
+from reservation import OF_AUDIO, Work
 from telemetry import current_request_id
 from transcription.core import ResponseFormat, Transcript
 
@@ -127,7 +127,7 @@ async def _job(parts: Services, request: Request, id: str) -> Job:
 def _written(job: Job, outcome: Outcome, asked: ResponseFormat | None, request_id: str) -> Response:
     if isinstance(outcome, Transcript):
         return rendered(outcome, asked or ResponseFormat(job.source["response_format"]), request_id)
-    if job.work is Work.TRANSCRIPTION:
+    if job.work in OF_AUDIO:
         answer: Any = subtitled_file(outcome)
     else:
         answer = downloaded(outcome) if job.work is Work.DOWNLOAD else extracted(outcome)

@@ -24,6 +24,7 @@ from transcription.live import LiveText
 from transcription.models import ModelLibrary
 from transcription.seen_memory import SeenMemory
 from transcription.sizing import Sizing
+from transcription.upstream import Upstream
 
 
 class EngineStatus(Protocol):
@@ -64,6 +65,8 @@ class Services:
     default_model: str
     default_beam_size: int
     max_upload_bytes: int
+    upstream: Upstream | None = None
+    """None where recordings are not handed on."""
     live: LiveText | None = None
     """None where other machines have the engines."""
 

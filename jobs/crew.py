@@ -21,6 +21,7 @@ from downloads.fetch import Fetched, MediaKind
 from downloads.media import Media, MediaFile
 from downloads.subtitled import check_can_burn, subtitled
 from downloads.ytdlp import Progress
+from errors import ProviderNotAllowed
 from ffmpeg import FFmpeg
 from jobs.journal import JobJournal
 from jobs.model import Job, Stage
@@ -62,6 +63,14 @@ class Transcriber(Protocol):
     async def measure(self, source: Path, key: str = ..., priority: int = ...) -> float: ...
 
 
+class Upstream(Protocol):
+    """Has another server do it, when the place's turn comes. Cancelling hangs up."""
+
+    async def run(
+        self, source: Path, options: TranscriptionOptions, reservation: Reservation, journal: Journal = ...
+    ) -> Transcript: ...
+
+
 class Fetcher(Protocol):
     """Brings the media behind a link into *folder*."""
 
@@ -95,8 +104,11 @@ class Crew:
         admission: AdmissionController,
         *,
         max_duration_s: float,
+        upstream: Upstream | None = None,
     ) -> None:
+        """*upstream*: another server, where this one hands recordings on."""
         self._transcriber = transcriber
+        self._upstream = upstream
         self._fetcher = fetcher
         self._media = media
         self._ffmpeg = ffmpeg
@@ -109,7 +121,7 @@ class Crew:
         Cancelling stops it within a batch. Raises what the parts raise that it needs.
         """
         match job.work:
-            case Work.TRANSCRIPTION:
+            case Work.TRANSCRIPTION | Work.UPSTREAM:
                 return await self._transcribe(job, upload, folder, place, journal)
             case Work.DOWNLOAD:
                 return await self._download(job, folder, place, journal)
@@ -127,7 +139,17 @@ class Crew:
         if upload is None and (url := job.source.get("url")):
             return await self._transcribe_link(url, options, folder, place, journal)
         async with self._source(job, upload) as source:
+            return await self._hear(source, options, place, journal)
+
+    async def _hear(
+        self, source: Path, options: TranscriptionOptions, place: Reservation, journal: JobJournal
+    ) -> Transcript:
+        """By whom the place is meant for."""
+        if place.work is not Work.UPSTREAM:
             return await self._transcriber.run(source, options, place, journal)
+        if self._upstream is None:
+            raise ProviderNotAllowed
+        return await self._upstream.run(source, options, place, journal)
 
     def _source(self, job: Job, upload: Path | None) -> contextlib.AbstractAsyncContextManager[Path]:
         """Where the recording can be read, while the context lasts."""
@@ -147,7 +169,7 @@ class Crew:
         if burn:
             await check_can_burn(self._ffmpeg)
         async with self._source(job, upload) as video:
-            transcript = await self._transcriber.run(video, options, place, journal)
+            transcript = await self._hear(video, options, place, journal)
             # NOTE: now, not at the end: who waits for more memory must not hold what others wait for.
             place.give_back()
             subtitles = folder / "subtitles.srt"
@@ -189,7 +211,7 @@ class Crew:
         ) as download:
             fetched = await self._fetch(url, DownloadOptions(), folder, download, journal)
         download_s = time.monotonic() - started
-        transcript = await self._transcriber.run(fetched.path, options, place, journal)
+        transcript = await self._hear(fetched.path, options, place, journal)
         timings_s = {"download": download_s, **transcript.timings_s}
         timings_s["total"] = timings_s.get("total", 0.0) + download_s
         return dataclasses.replace(transcript, timings_s=timings_s)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from reservation import Work
+from reservation import OF_AUDIO, Work
 
 MAX_ATTEMPTS = 5
 """How often a job's owner may die of it, or beside it, before the job is given up. More than a segment's three: an
@@ -117,7 +117,7 @@ class Job:
     @property
     def makes_file(self) -> bool:
         """Whether it comes to a stored file, and not to a transcript."""
-        return self.work is not Work.TRANSCRIPTION or bool(self.source.get("video"))
+        return self.work not in OF_AUDIO or bool(self.source.get("video"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ class FakeEngine:
 
 def make_admission(metrics: Metrics, **bounds: Any) -> AdmissionController:
     """A gate with room for five of the fake transcriber's requests, and for two of everything else."""
-    slots = {Work.TRANSCRIPTION: 5, Work.DOWNLOAD: 2, Work.EXTRACTION: 2, Work.LIVE: 2}
+    slots = {Work.TRANSCRIPTION: 5, Work.DOWNLOAD: 2, Work.EXTRACTION: 2, Work.LIVE: 2, Work.UPSTREAM: 2}
     return AdmissionController(
         {prices.MEMORY: MemorySemaphore(500 * MIB)},
         Bounds(**{"slots": slots} | bounds),

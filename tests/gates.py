@@ -140,7 +140,8 @@ class Gate:
         self.loop = loop or asyncio.get_running_loop()
         self.loop.time = self.clock  # type: ignore[method-assign]
         self.memory = MemorySemaphore(memory_mb * MB)
-        slots_of = {Work.TRANSCRIPTION: slots, Work.DOWNLOAD: downloads, Work.EXTRACTION: 2, Work.LIVE: 2}
+        slots_of = {Work.TRANSCRIPTION: slots, Work.DOWNLOAD: downloads, Work.EXTRACTION: 2}
+        slots_of |= {Work.LIVE: 2, Work.UPSTREAM: 2}
         self.controller = AdmissionController(
             {DEVICE: self.memory}, Bounds(slots_of, **bounds), clock=self.clock, wall_clock=self.wall
         )

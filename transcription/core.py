@@ -47,6 +47,17 @@ class Channels(StrEnum):
     """Each is heard alone, and its speech told as a speaker's of its own: calls have one party on each."""
 
 
+class Provider(StrEnum):
+    """Who transcribes."""
+
+    LOCAL = "local"
+    """This server, or a worker of its own."""
+    OPENAI = "openai"
+    """Its upstream: a server that speaks OpenAI's interface."""
+    AUTO = "auto"
+    """This server while it has room, else its upstream; decided before the work begins."""
+
+
 class ResponseFormat(StrEnum):
     JSON = "json"
     TEXT = "text"
@@ -101,6 +112,7 @@ class TranscriptionOptions:
     max_speakers: int | None = None
     drop_fillers: bool = False
     mask_profanity: bool = False
+    provider: Provider = Provider.LOCAL
 
     @property
     def decoding(self) -> TranscriptionOptions:

@@ -22,7 +22,7 @@ async def test_twenty_at_once_against_five_slots() -> None:
     assert (
         repr(gate.controller)
         == "<AdmissionController {'transcription': '5/5+15', 'download': '0/2+0', 'extraction': '0/2+0', "
-        "'live': '0/2+0'}>"
+        "'live': '0/2+0', 'upstream': '0/2+0'}>"
     )
     assert await gate.serve_all() == asked
     assert not gate.traces()
@@ -80,7 +80,7 @@ async def test_each_kind_of_work_has_slots_of_its_own() -> None:
     await rounds()
     assert gate.at_work() == [
         *("transcription 1", "download 1", "extraction 1", "extraction 2"),
-        *("live 1", "live 2"),
+        *("live 1", "live 2", "upstream 1", "upstream 2"),
     ]
 
 
