@@ -271,6 +271,11 @@ class LiveSession:
         return self._cutter.heard / SAMPLE_RATE
 
     @property
+    def quiet(self) -> bool:
+        """Whether nothing of what was heard is being decoded."""
+        return not self._undone and (self._looking is None or self._looking.done())
+
+    @property
     def language(self) -> str | None:
         return self._work.language.code if self._work.language else None
 
@@ -383,9 +388,7 @@ class LiveSession:
 
     def _look(self) -> None:
         """See what the stretch under way sounds like so far: one look at a time, and not before what has ended."""
-        if self._undone or (self._looking and not self._looking.done()):
-            return
-        if stretch := self._cutter.partial():
+        if self.quiet and (stretch := self._cutter.partial()):
             self._looking = self._group.create_task(self._look_at(stretch))
 
     async def _look_at(self, stretch: Stretch) -> None:
