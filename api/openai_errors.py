@@ -64,7 +64,9 @@ def status_of(error: ServiceError) -> int:
 
 def content(error: ServiceError, parameters: Sequence[str] = ()) -> dict[str, Any]:
     """The answer's body. *parameters*: those that were refused; the shape has room for the first."""
-    refused = re.split(r"[.\[]", parameters[0])[0] if parameters else _PARAMETER.get(type(error))
+    refused = (
+        re.split(r"[.\[]", parameters[0].removeprefix("header."))[0] if parameters else _PARAMETER.get(type(error))
+    )
     return {"error": {"message": error.message, "type": _kind(error), "param": refused, "code": error.code}}
 
 

@@ -37,6 +37,8 @@ NOT_OURS = {
 FREE = {"/health", "/ready"}
 """Answer without a key."""
 
+KEY_HEADERS = ("X-API-Key: ", "Authorization: Bearer ")
+
 
 def rows(document: str, header: str) -> list[list[str]]:
     """The cells of the table whose first column is called *header*."""
@@ -201,7 +203,7 @@ def test_every_curl_example_calls_what_exists(example: Curl) -> None:
     described = operation(openapi(), example)
     assert described is not None, f"no {example.method} {example.path}"
     assert example.parameters <= taken(described)
-    assert example.path in FREE or any(header.startswith("X-API-Key: ") for header in example.headers)
+    assert example.path in FREE or any(header.startswith(KEY_HEADERS) for header in example.headers)
 
 
 def test_a_wrong_example_would_be_seen() -> None:
