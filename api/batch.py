@@ -21,6 +21,7 @@ from api.hangup import while_connected
 from api.job_description import described
 from api.parameters import Parameters, documentation, parse
 from api.problems import InvalidParameters, responses
+from api.providers import check_provider, decided, work_of
 from api.security import key_name, require_key
 from api.services import Services, services
 from api.transcribe import TranscribeParameters, options_of
@@ -33,6 +34,7 @@ from errors import (
     LinkNotAllowed,
     NoAudio,
     NotReady,
+    ProviderNotAllowed,
     QueueFull,
     QuotaUsed,
     ServiceError,
@@ -145,6 +147,7 @@ def _documented() -> dict[str, Any]:
     responses=responses(
         *(Unauthorized, InvalidRequest, NoAudio, UnknownModel, UnsupportedLanguage, InvalidLink, LinkNotAllowed),
         *(TooLarge, UploadTooLarge, QueueFull, QuotaUsed, IdempotencyConflict, NotReady, ShuttingDown, StorageFull),
+        ProviderNotAllowed,
         StoreUnavailable,
     ),
     openapi_extra=_documented(),
@@ -247,9 +250,11 @@ def _pattern(parts: Services, asked: BatchParameters) -> NewJob:
     except InvalidParameters as error:
         raise InvalidParameters([(f"options.{name}", detail) for name, detail in error.faults]) from None
     options = options_of(wanted, default_model=parts.default_model, default_beam_size=parts.default_beam_size)
-    parts.sizes.check_fits(options.model)
+    check_provider(options, parts)
+    # A batch is for the time when there is room: nothing of it is handed on by itself.
+    options = replace(options, provider=decided(options, full=False))
     return NewJob(
-        work=Work.TRANSCRIPTION,
+        work=work_of(options),
         key="",
         priority=Priority.BATCH,
         source={"response_format": wanted.response_format},

@@ -15,10 +15,11 @@ from fastapi import Header, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from api.gate import Patience, admitted
+from api.gate import Patience
 from api.hangup import while_connected
 from api.job_description import described
 from api.parameters import Parameters, read_request
+from api.providers import Door
 from api.security import key_name
 from api.services import Services, services
 from api.streaming import Stream, Telling
@@ -27,7 +28,7 @@ from errors import IdempotencyConflict, StoreUnavailable, UploadGone
 from jobs.crew import Outcome
 from jobs.model import NewJob
 from jobs.vocabulary import hotwords
-from reservation import Work
+from reservation import OF_AUDIO, Work
 from workfolder import private_folder
 
 JOB_ERRORS = (IdempotencyConflict, StoreUnavailable, UploadGone)
@@ -96,26 +97,28 @@ async def handed_in(
         parts.disk.check_room(min(int(declared), max_bytes) if declared.isdecimal() else 0)
         background = request.query_params.get("mode") == "async" or _prefers_async(prefer)
         async with contextlib.AsyncExitStack() as stack:
+            door = Door(request, work, patience, stack, chooses="provider" in model.model_fields)
             if background:
                 parts.admission.check_accepts(work, key)
-                place = None
             else:
-                place = await stack.enter_async_context(admitted(request, work, patience))
+                await door.enter()
             folder = stack.enter_context(private_folder(parts.work_folder))
             asked, upload = await read_request(request, model, folder / "upload", max_bytes, check)
             wanted = want(asked, upload)
             if work is Work.TRANSCRIPTION and (words := await asyncio.to_thread(parts.vocabularies.text, key)):
                 own = {"hotwords": hotwords(wanted.options.get("hotwords"), words)}
                 wanted = replace(wanted, options=wanted.options | own)
+            kind, options = await door.decided(wanted.options)
+            place = door.place
             path = upload.path if upload else None
             if asked.callback_url is not None:
                 parts.webhooks.check(asked.callback_url)
             new = NewJob(
-                work=work,
+                work=kind,
                 key=key,
                 priority=max(patience.priority, parts.keys.ceiling(key)),
                 source=wanted.source,
-                options=wanted.options,
+                options=options,
                 reuse=wanted.reuse,
                 callback_url=asked.callback_url,
                 idempotency_key=idempotency_key,
@@ -137,7 +140,7 @@ async def _accepted(parts: Services, new: NewJob, upload: Path | None) -> Respon
     """202 and the job, which is safe now. What cannot be transcribed is refused at once."""
     if url := new.source.get("url"):
         parts.fetcher.check(url)
-    elif new.work is Work.TRANSCRIPTION:
+    elif new.work in OF_AUDIO:
         async with (
             parts.media.opened(new.source["file"]) if upload is None else contextlib.nullcontext(upload) as source
         ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
@@ -16,6 +16,7 @@ from api.gate import GATE_ERRORS, Patient
 from api.handing_in import JOB_ERRORS, IdempotencyKey, JobParameters, Prefer, Wanted, handed_in
 from api.parameters import documentation
 from api.problems import InvalidParameters, problem_of, responses
+from api.providers import check_provider
 from api.schemas import TRANSCRIPTION_RESPONSES
 from api.security import require_key
 from api.services import Services, services
@@ -43,6 +44,7 @@ from errors import (
     NotReady,
     OutOfMemory,
     PathNotAllowed,
+    ProviderNotAllowed,
     ServiceError,
     ShuttingDown,
     StorageFull,
@@ -51,6 +53,8 @@ from errors import (
     UnsupportedLanguage,
     UnsupportedMedia,
     UploadTooLarge,
+    UpstreamFailed,
+    UpstreamTimeout,
     VoiceActivityUnavailable,
     WorkerCrashed,
 )
@@ -61,6 +65,7 @@ from telemetry import current_request_id
 from transcription import formats, languages, models
 from transcription.core import (
     Channels,
+    Provider,
     ResponseFormat,
     Task,
     Transcript,
@@ -79,7 +84,10 @@ class TranscribeParameters(JobParameters):
         None, description="Id or path of a file on the server, as /download and /extract-audio return it."
     )
     url: str | None = Field(None, description="A link to audio or video: fetched, then transcribed.")
-    provider: Literal["local"] = Field("local", description="Who transcribes: this server.")
+    provider: Provider = Field(
+        Provider.LOCAL,
+        description="Who transcribes: this server; openai: its upstream; auto: the upstream where this server is full.",
+    )
     model_size: str | None = Field(
         None, description="tiny, base, small, medium, large-v3, turbo … as GET /models lists them.", examples=["base"]
     )
@@ -198,21 +206,24 @@ def options_of(asked: TranscribeParameters, *, default_model: str, default_beam_
     if asked.stream and asked.mode == "async":
         raise InvalidParameters([("stream", "goes with mode=sync; a job's events are at its events_url")])
     model = models.spec(asked.model_size or default_model)
-    if asked.language is not None and not model.knows(asked.language):
+    elsewhere = asked.provider is Provider.OPENAI
+    if elsewhere and (own := [name for name in ("model_size", "beam_size") if getattr(asked, name) is not None]):
+        raise InvalidParameters([(name, "goes with provider=local: the upstream has its own") for name in own])
+    if not elsewhere and asked.language is not None and not model.knows(asked.language):
         raise UnsupportedLanguage(f"The model {model.name} does not know the language {asked.language!r}.")
-    if asked.task is Task.TRANSLATE and not model.translates:
+    if not elsewhere and asked.task is Task.TRANSLATE and not model.translates:
         raise InvalidRequest(f"The model {model.name} cannot translate: choose another, or task=transcribe.")
     return TranscriptionOptions(
         model=model.name,
         # A model that knows English only must not be asked to detect the language.
-        language="en" if model.english_only else asked.language,
+        language="en" if model.english_only and not elsewhere else asked.language,
         task=asked.task,
         word_timestamps=needs_words(asked),
         beam_size=asked.beam_size or default_beam_size,
         temperature=asked.temperature,
         initial_prompt=asked.initial_prompt,
         hotwords=asked.hotwords,
-        multilingual=asked.multilingual and not model.english_only,
+        multilingual=asked.multilingual and (elsewhere or not model.english_only),
         vad=asked.vad,
         clips=clips_in(asked.clip_timestamps) if asked.clip_timestamps else (),
         channels=asked.channels,
@@ -224,6 +235,7 @@ def options_of(asked: TranscribeParameters, *, default_model: str, default_beam_
         max_speakers=asked.max_speakers,
         drop_fillers=asked.filter_fillers,
         mask_profanity=asked.filter_profanity,
+        provider=asked.provider,
     )
 
 
@@ -253,6 +265,7 @@ def needs_words(asked: TranscribeParameters) -> bool:
         ),
         *(UnsupportedMedia, NoAudioStream, MediaTimeout, InvalidLink, LinkNotAllowed, NoMediaAtLink, DownloadFailed),
         *(DownloadTooLarge, DownloadTimeout, WorkerCrashed, OutOfMemory, GpuOutOfMemory, EngineFailed, NotReady),
+        *(ProviderNotAllowed, UpstreamFailed, UpstreamTimeout),
         *(ShuttingDown, StorageFull, *GATE_ERRORS, *JOB_ERRORS),
     ),
     openapi_extra=documentation(
@@ -303,9 +316,10 @@ class _Teller:
 
 
 def _fitting_options(asked: TranscribeParameters, parts: Services) -> TranscriptionOptions:
-    """As `options_of`; raises TooLarge, too, for a model that no engine here can hold."""
+    """As `options_of`; raises TooLarge, too, for a model that no engine here can hold, and what `check_provider`
+    raises."""
     options = options_of(asked, default_model=parts.default_model, default_beam_size=parts.default_beam_size)
-    parts.sizes.check_fits(options.model)
+    check_provider(options, parts)
     if options.align_model is not None:
         parts.alignment_models.check(options.align_model)
     return options
@@ -328,6 +342,8 @@ async def _answer(asked: TranscribeParameters, outcome: Outcome) -> Response:
 def rendered(transcript: Transcript, response_format: ResponseFormat, request_id: str) -> Response:
     """*transcript* as its caller wants it written."""
     content = formats.render(transcript, response_format, request_id=request_id)
+    # Texts and subtitles have no other place to say it.
+    headers = {"X-Transcribed-By": transcript.provider}
     if isinstance(content, dict):
-        return JSONResponse(content)
-    return Response(content, media_type=formats.media_type(response_format))
+        return JSONResponse(content, headers=headers)
+    return Response(content, headers=headers, media_type=formats.media_type(response_format))

@@ -32,7 +32,7 @@ async def ask(client: httpx.AsyncClient, **query: Any) -> httpx.Response:
         ("temperature", "nan"),
         ("temperature", "inf"),
         ("response_format", "pdf"),
-        ("provider", "openai"),
+        ("provider", "elsewhere"),
         ("task", "summarize"),
         ("vad", "webrtc"),
         ("word_timestamps", "maybe"),
