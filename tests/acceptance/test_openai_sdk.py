@@ -75,7 +75,7 @@ def rows(header: str) -> list[list[str]]:
 def as_json(told: Transcription, said: str) -> None:
     assert told.text == said
     assert told.usage is not None
-    assert (told.usage.type, told.usage.seconds) == ("duration", LENGTH_S)
+    assert told.usage.to_dict() == {"type": "duration", "seconds": LENGTH_S}
     assert told.logprobs is None
 
 
@@ -172,14 +172,15 @@ def test_no_parameter_is_left_out() -> None:
 def test_a_stream(sdk: openai.OpenAI, recording: Path, said: str) -> None:
     """Deltas that together are the text, then the whole."""
     stream = sdk.audio.transcriptions.create(file=recording, model="whisper-1", stream=True, include=["logprobs"])
-    *deltas, done = list(stream)
-    assert all(isinstance(event, TranscriptionTextDeltaEvent) for event in deltas)
+    *told, done = list(stream)
+    deltas = [event for event in told if isinstance(event, TranscriptionTextDeltaEvent)]
+    assert deltas == told
     assert isinstance(done, TranscriptionTextDoneEvent)
     assert "".join(event.delta for event in deltas) == done.text == said
-    tokens = [token.token for event in deltas for token in event.logprobs]
+    tokens = [token.token for event in deltas for token in event.logprobs or ()]
     assert tokens == [token.token for token in done.logprobs or ()] != []
     assert done.usage is not None
-    assert done.usage.type == "duration"
+    assert done.usage.to_dict() == {"type": "duration", "seconds": LENGTH_S}
 
 
 async def test_the_asynchronous_sdk(server: Server, recording: Path, said: str) -> None:
