@@ -34,7 +34,7 @@ from transcription.core import (
     Word,
 )
 from transcription.protocol import Language
-from transcription.words import TimedWord, tidied
+from transcription.words import TimedWord, fitted, loudness, tidied
 
 FULL_WINDOW_FRAMES = 3_000
 """Whisper's own window: 30 s in mel frames of 10 ms."""
@@ -240,7 +240,7 @@ class Whisper:
                 else:
                     decoding, timed = self._rescued(request, mel, decoding, timed, frames)
             logprobs = self._logprobs(request, mel, decoding) if request.options.logprobs else None
-            results.append(result(request, decoding, timed, logprobs))
+            results.append(result(request, decoding, timed, sound, logprobs))
         return results
 
     def _in_their_languages(
@@ -419,6 +419,7 @@ def result(
     request: SegmentRequest,
     decoding: Decoding,
     words: Sequence[TimedWord] | None,
+    sound: Sound,
     logprobs: tuple[Token, ...] | None = None,
 ) -> TranscriptSegment:
     """The segment's part of the transcript, its times counted from the start of the recording."""
@@ -426,7 +427,7 @@ def result(
     text = "" if decoding.is_silence else spaced(decoding.text, request.options.language)
     spoken: Iterator[Word] | None = None
     if words is not None:
-        tidy = tidied(words, segment.duration_s) if text else []
+        tidy = fitted(tidied(words, segment.duration_s), loudness(sound)) if text else []
         spoken = (
             Word(segment.start_s + word.start, segment.start_s + word.end, word.text, word.probability) for word in tidy
         )

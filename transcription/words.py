@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
 
 OPENING = "\"'“¿([{-"
 CLOSING = "\"'.。,，!！?？:：”)]}、"
@@ -12,6 +16,20 @@ CLOSING = "\"'.。,，!！?？:：”)]}、"
 
 LONGEST_WORD_S = 2.0
 """No word lasts longer; what does has a pause in it."""
+
+
+FRAME_SAMPLES = 160
+"""Of 10 ms, in which loudness is looked at."""
+
+SHORTEST_S = 0.04
+"""No word is cut down to less."""
+
+PAUSE_S = 0.3
+"""A word before so much room may end later than was thought."""
+
+LONGEST_TAIL_S = 0.6
+TAIL_GAP = 10
+"""A sound dies away within so much, and is over after so many quiet frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +81,47 @@ def tidied(words: Sequence[TimedWord], duration_s: float) -> list[TimedWord]:
         tidy.append(replace(word, start=start, end=end))
         floor = end
     return tidy
+
+
+def loudness(sound: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """How loud each 10 ms of *sound* are, smoothed over three: peaks from 0 to 1."""
+    steps = len(sound) // FRAME_SAMPLES
+    peaks = np.abs(sound[: steps * FRAME_SAMPLES]).reshape(steps, FRAME_SAMPLES).max(axis=1, initial=0.0)
+    return np.convolve(np.pad(peaks, 1), np.full(3, 1 / 3, np.float32), "valid")
+
+
+def fitted(words: Sequence[TimedWord], loud: npt.NDArray[np.float32]) -> list[TimedWord]:
+    """*words* without the silence in which they begin or end, and before a pause as long as they can be heard.
+
+    *loud*: of their segment, each 10 ms. Cross-attention knows what is said, not when it falls silent: the first word
+    begins with its segment, and the last one ends before its last sound. Against PocketSphinx's times of 27 recordings,
+    with `base`, that was 440 ms for first words' starts and 220 ms for last words' ends (medians); so it is 40 and 40.
+    """
+    if not len(loud):
+        return list(words)
+    floor, peak = np.percentile(loud, 10), np.percentile(loud, 98)
+    heard = loud >= min(max(2 * floor, 0.02 * peak), 0.1 * peak)
+    fit: list[TimedWord] = []
+    for number, word in enumerate(words):
+        first, last = round(word.start * 100), min(len(heard), math.ceil(word.end * 100))
+        sounds = np.flatnonzero(heard[first:last])
+        start, end = word.start, word.end
+        if len(sounds):
+            start, end = max(start, (first + int(sounds[0])) / 100), min(end, (first + int(sounds[-1]) + 1) / 100)
+            if end - start < SHORTEST_S:
+                start, end = word.start, word.end
+        ceiling = words[number + 1].start if number + 1 < len(words) else len(heard) / 100
+        if ceiling - end > PAUSE_S:
+            end = min(ceiling, dying_away(heard, end))
+        fit.append(replace(word, start=start, end=end))
+    return fit
+
+
+def dying_away(heard: npt.NDArray[np.bool_], end: float) -> float:
+    """Where the sound that goes on at *end* stops, at most LONGEST_TAIL_S later."""
+    last = quiet = 0
+    for step, sounds in enumerate(heard[round(end * 100) :][: round(LONGEST_TAIL_S * 100)], 1):
+        last, quiet = (step, 0) if sounds else (last, quiet + 1)
+        if quiet == TAIL_GAP:
+            break
+    return end + last / 100

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from transcription.core import Segment, SegmentRequest, TranscriptionOptions
@@ -91,6 +92,9 @@ def test_the_first_space_is_put_back_where_the_language_has_spaces() -> None:
     assert spaced("你好", "zh") == "你好"
 
 
+NO_SOUND = np.zeros(0, np.float32)
+
+
 def asked(segment: Segment, language: str = "en") -> SegmentRequest:
     return SegmentRequest(segment, TranscriptionOptions("tiny", language))
 
@@ -98,7 +102,7 @@ def asked(segment: Segment, language: str = "en") -> SegmentRequest:
 def test_times_count_from_the_start_of_the_recording() -> None:
     """The model knows only its segment."""
     segment = Segment(Path("a.pcm"), 16_000 * 60, 16_000 * 5, 7)
-    found = result(asked(segment), decoding(" Hello there."), [TimedWord(" Hello", 1.0, 1.4, 0.9)])
+    found = result(asked(segment), decoding(" Hello there."), [TimedWord(" Hello", 1.0, 1.4, 0.9)], NO_SOUND)
     assert (found.id, found.start, found.end) == (7, 60.0, 65.0)
     assert found.words is not None
     assert (found.words[0].start, found.words[0].end) == (61.0, 61.4)
@@ -110,6 +114,7 @@ def test_silence_has_no_words() -> None:
         asked(Segment(Path("a.pcm"), 0, 16_000, 0)),
         decoding(" Thank you.", logprob=-1.5, no_speech=0.9),
         [TimedWord(" Thank", 0.0, 0.5, 0.1)],
+        NO_SOUND,
     )
     assert (found.text, found.words) == ("", ())
 
@@ -118,7 +123,7 @@ def test_silence_has_no_words() -> None:
 def test_each_segment_is_spelled_as_its_own_language_is(language: str, text: str) -> None:
     """Its neighbours in the batch may be in another."""
     segment = Segment(Path("a.pcm"), 0, 16_000, 0)
-    assert result(asked(segment, language), decoding("你好"), None).text == text
+    assert result(asked(segment, language), decoding("你好"), None, NO_SOUND).text == text
 
 
 class SlowModel:
