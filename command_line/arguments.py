@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transcription.core import Channels, ResponseFormat, Task, VoiceActivity
+from transcription.core import Channels, Provider, ResponseFormat, Task, VoiceActivity
 
 STDIN = "-"
 
@@ -107,6 +107,7 @@ def _add_places(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--server", metavar="URL", help="ask this server (or STENOGATE_URL)")
     group.add_argument("--key-file", metavar="FILE", help="the server's key is in there (or STENOGATE_API_KEY)")
     group.add_argument("--local", action="store_true", help="without a server, whether one runs or not")
+    group.add_argument("--provider", choices=list(Provider), type=str, help="openai: the server's upstream does it")
     group.add_argument("--wait", action="store_true", help="where the server is full, come back until it is not")
 
 
@@ -125,6 +126,7 @@ _OPTIONS = {
     "clip_timestamps": "clip_timestamps",
     "beam_size": "beam_size",
     "temperature": "temperature",
+    "provider": "provider",
 }
 """From this command's options to parameters of POST /transcribe."""
 

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 import telemetry
 from api.parameters import parse
+from api.providers import check_provider, work_of
 from api.services import Services
 from api.transcribe import TranscribeParameters, options_of
 from command_line.files import Source
@@ -66,7 +67,7 @@ class Local:
         parts = self._parts
         asked = parse(TranscribeParameters, list(parameters.items()))
         options = options_of(asked, default_model=parts.default_model, default_beam_size=parts.default_beam_size)
-        parts.sizes.check_fits(options.model)
+        check_provider(options, parts)
         if options.align_model is not None:
             parts.alignment_models.check(options.align_model)
         return options
@@ -78,10 +79,11 @@ class Local:
         return (await self._parts.fetcher.fetch(url, target)).path
 
     async def _transcribed(self, path: Path, options: TranscriptionOptions, shown: Shown) -> Transcript:
-        shown.stage("loading the model")
+        upstream = self._parts.upstream if work_of(options) is Work.UPSTREAM else None
+        shown.stage("asking the upstream" if upstream else "loading the model")
         # Nobody else is before it; the gate is passed for the memory's sake.
-        with self._parts.admission.reserve(Work.TRANSCRIPTION, counted=False, accepted=True) as place:
-            return await self._parts.transcriber.run(path, options, place, _ShownJournal(shown))
+        with self._parts.admission.reserve(work_of(options), counted=False, accepted=True) as place:
+            return await (upstream or self._parts.transcriber).run(path, options, place, _ShownJournal(shown))
 
 
 def _rendered(transcript: Transcript, wanted: Sequence[ResponseFormat]) -> dict[ResponseFormat, bytes]:

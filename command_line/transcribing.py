@@ -26,7 +26,14 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-WRONG_USAGE = ("UNAUTHORIZED", "INVALID_REQUEST", "UNKNOWN_MODEL", "UNSUPPORTED_LANGUAGE", "INVALID_URL")
+WRONG_USAGE = (
+    "UNAUTHORIZED",
+    "INVALID_REQUEST",
+    "UNKNOWN_MODEL",
+    "UNSUPPORTED_LANGUAGE",
+    "INVALID_URL",
+    "PROVIDER_NOT_ALLOWED",
+)
 """Codes of errors that the command's own words are to blame for."""
 
 REFUSALS = (429, 503, 507)

@@ -124,6 +124,7 @@ def test_files_of_several_recordings_and_formats(folder: Path, server: Server) -
     [
         (["call.wav", "--model", "colossal"], KEY, 2, "UNKNOWN_MODEL"),
         (["call.wav", "--frobnicate"], KEY, 2, "usage:"),
+        (["call.wav", "--provider", "openai"], KEY, 2, "PROVIDER_NOT_ALLOWED"),
         (["call.wav"], "wrong", 2, "UNAUTHORIZED"),
         (["call.wav", "--server", "http://127.0.0.1:1"], KEY, 3, "No server answers"),
     ],

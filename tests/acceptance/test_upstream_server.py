@@ -81,7 +81,7 @@ def test_who_hangs_up_leaves_nothing_on_either_server(front: Server, server: Ser
             "/transcribe",
             params={"provider": "openai"},
             files={"file": ("call.wav", sample_call().read_bytes())},
-            timeout=httpx.Timeout(30.0, read=0.3),
+            timeout=httpx.Timeout(30.0, read=0.1),
         )
     front.wait_until(lambda: front.in_flight() == [])
     server.wait_until(lambda: server.in_flight() == [])

@@ -526,6 +526,21 @@ async def test_every_format_can_be_written(caller: httpx.AsyncClient, wav: Path,
     assert form == "docx" or "world" in answer.text
 
 
+async def test_what_is_handed_on_holds_no_place_here(handing: Handing, caller: httpx.AsyncClient, wav: Path) -> None:
+    """While the upstream is at work, the slot and the line here are others'."""
+    handing.upstream.replies = [Reply(hangs=True)]
+    query = {"provider": "openai"}
+    task = asyncio.create_task(caller.post("/transcribe", files={"file": wav.read_bytes()}, params=query))
+    await asyncio.to_thread(handing.upstream.arrived.wait)
+    lanes = handing.parts.services.admission.lanes
+    here, there = lanes[Work.TRANSCRIPTION], lanes[Work.UPSTREAM]
+    assert (here.arriving, len(here.active), len(here.line), len(there.active)) == (0, 0, 0, 1)
+    handing.upstream.closing.set()
+    handing.upstream.replies = [told(HELLO)]
+    assert (await task).json()["provider"] == "openai"
+    assert len(there.active) == 0
+
+
 async def test_a_full_server_still_hands_on(handing: Handing, caller: httpx.AsyncClient, wav: Path) -> None:
     """It takes no engine: neither slots nor the line here matter to it, wherever its parameters stand."""
     tasks = await filled(handing, caller)
