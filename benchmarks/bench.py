@@ -17,6 +17,7 @@
   speakers who speaks: memory over hours, speed, errors
   sizing   replicas, streams, cores and batch sizes over the long file
   alignment  word times by forced alignment beside whisperx.align: speed, agreement, errors
+  whole    words and speakers of the long file beside WhisperX's command line, and its first text
   all      all of them, in this order
 
 Each system runs in a process of its own. Loading is in nobody's seconds; reading and decoding the file is in
@@ -55,6 +56,7 @@ from benchmarks import (
     sizing,
     speakers,
     turns,
+    whole,
 )
 from benchmarks.experiment import MODEL, Head, Plan, Report
 from benchmarks.server import EngineSettings
@@ -79,6 +81,7 @@ EXPERIMENTS: dict[str, Callable[[Plan], Report]] = {
         speakers,
         sizing,
         alignment,
+        whole,
     )
 }
 MAX_REPEATS = 20
