@@ -146,7 +146,7 @@ def speed_table(speeds: Mapping[str, Any], voices: Mapping[str, Any]) -> str:
         ["offline models, whole pipeline", *seconds_cells(speeds)],
         ["pyannote's own network of voices, made-up weights", *seconds_cells(voices)],
     ]
-    table = markdown(["work a second of audio", "WhisperX's pipeline, s", "ours, s", "factor"], cells)
+    table = markdown(["CPU-seconds a second of audio", "WhisperX's pipeline", "ours", "factor"], cells)
     return (
         f"{table}\n\n{speeds['threads']} threads. Voices: one window of 10 s a second, two speakers in each; the two "
         f"answers differ by {voices['apart']:.1e} of the largest value. Its peak: {mebibytes(voices['peak'])} MiB."
@@ -169,7 +169,7 @@ def link_table(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows
     ]
     return markdown(
-        ["the long file, true turns, blocks of s", "blocks", "speakers", "found", "utterances in the wrong group"],
+        ["the long file, true turns, blocks of s", "blocks", "speakers", "found", "utterances told wrongly"],
         cells,
     )
 
