@@ -17,6 +17,7 @@ NEVER_SENT = {
     "CONFIGURATION_ERROR": "ends the start of the server",
     "NOT_FOUND": "belongs to no endpoint",
     "METHOD_NOT_ALLOWED": "belongs to no endpoint",
+    "CLIENT_STALLED": "is told to a WebSocket, which OpenAPI does not know",
 }
 
 

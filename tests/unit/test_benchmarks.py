@@ -312,7 +312,7 @@ def test_every_experiment_can_be_asked_for() -> None:
     """A quick look is one repeat, whatever was asked."""
     assert " ".join(EXPERIMENTS) == (
         "long short behind cold memory flat chaos turns overload bounded durable fleet backlog gate speakers sizing "
-        "alignment"
+        "alignment whole"
     )
     assert plan_of(parser().parse_args(["short", "--repeats", "5"])).repeats == 5
     plan = plan_of(parser().parse_args(["sizing", "--quick", "--settings", "1:1:2:8", "2:1:2:4"]))
