@@ -36,7 +36,8 @@ from reservation import Work
 from telemetry import current_request_id, request_bound, request_id
 from transcription import formats
 from transcription.core import SAMPLE_RATE, Caller, Priority, TranscriptionOptions
-from transcription.live import Heard, LiveSession, LiveText, Partial
+from transcription.live import LiveText
+from transcription.live_session import Heard, LiveSession, Partial
 from transcription.live_sound import Encoding, LiveSound
 from transcription.protocol import Language
 
@@ -180,7 +181,7 @@ class _Conversation:
 
     async def _spoken(self) -> None:
         """The conversation as it goes where nothing goes wrong."""
-        parts, place_of = self._parts, self._parts.admission
+        parts, admission = self._parts, self._parts.admission
         refuse_strange_bind(self._websocket)
         key = await self._key()
         asked = asked_in(self._websocket.query_params.multi_items(), parts)
@@ -188,11 +189,11 @@ class _Conversation:
             raise NotReady("This server has no engine of its own, which live text needs.")
         parts.engine.check_ready()
         parts.disk.check_room(0)
-        place_of.check_accepts(Work.TRANSCRIPTION, key)
+        admission.check_accepts(Work.TRANSCRIPTION, key)
         # Whoever speaks cannot wait: no line, and nothing held while a model is fetched.
         await parts.live.prepare(asked.options.model)
         priority = parts.keys.ceiling(key)
-        with place_of.reserve(Work.LIVE, key, priority, no_wait=True) as place:
+        with admission.reserve(Work.LIVE, key, priority, no_wait=True) as place:
             await place.granted({prices.MEMORY: asked.sound.price_bytes}, short=True)
             async with parts.live.session(
                 asked.sound,

@@ -17,7 +17,8 @@ from ffmpeg import FFmpeg
 from tests.engines import made_replicas, until
 from tests.speech import sample_call
 from transcription.core import SAMPLE_RATE, Segment, TranscriptionOptions, TranscriptSegment
-from transcription.live import Heard, LiveSession, LiveText, Partial
+from transcription.live import LiveText
+from transcription.live_session import Heard, LiveSession, Partial
 from transcription.live_sound import Encoding, LiveSound
 from transcription.planner import BatchPlanner
 from transcription.protocol import Language

@@ -50,7 +50,7 @@ LAYERS = (
     ("transcription.word_alignment", "transcription.speaker_finder"),
     ("transcription.service", "transcription.upstream_answers"),
     ("transcription.upstream",),
-    ("transcription.live",),
+    ("transcription.live", "transcription.live_session", "transcription.live_work"),
     ("jobs.model", "jobs.tables", "jobs.bells"),
     ("jobs.turns", "jobs.database", "jobs.rows", "jobs.migrations", "jobs.uploads", "jobs.journal"),
     ("jobs.store", "jobs.leases", "jobs.crew", "jobs.webhooks", "jobs.vocabulary"),
