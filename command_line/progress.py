@@ -75,6 +75,8 @@ class Bar:
             total=self._length_s,
             completed=self._heard_s,
             told=told(self._stage, self._heard_s, self._length_s),
+            # News is rare, and what is done at once would otherwise never be seen.
+            refresh=True,
         )
 
 

@@ -113,11 +113,10 @@ async def _opened(asked: Asked) -> Opened:
         address = named.rstrip("/")
         if not await answers(address):
             raise Failed(f"No server answers at {address}.", exit=Exit.NOBODY)
-        own = is_own(address, settings.port)
-        return Server(address, _key(asked) or (made_key(settings) if own else None), wait=asked.wait)
+        return Server(address, key_for(address, asked, settings), wait=asked.wait)
     address = f"http://{reached_at(settings.host)}:{settings.port}"
     if not asked.local and settings.port and await answers(address):
-        return Server(address, _key(asked) or made_key(settings), wait=asked.wait)
+        return Server(address, key_for(address, asked, settings), wait=asked.wait)
     # NOTE: here, since who asks a server need not wait for the engine's libraries.
     from command_line.local import opened
 
@@ -142,20 +141,25 @@ def made_key(settings: Settings) -> str | None:
     return None
 
 
-def _key(asked: Asked) -> str | None:
-    """Raises Failed where the file cannot be read."""
+def key_for(address: str, asked: Asked, settings: Settings) -> str | None:
+    """What opens the server at *address*: the key that was named, or, for the own server alone, its own.
+
+    Raises Failed where the file with the key cannot be read.
+    """
     if asked.key_file is None:
-        return os.environ.get("STENOGATE_API_KEY") or None
+        named = os.environ.get("STENOGATE_API_KEY")
+        return named or (made_key(settings) if is_own(address, settings) else None)
     try:
         return asked.key_file.read_text("utf-8").strip()
     except (OSError, ValueError) as error:
         raise Failed(f"The key in {asked.key_file} cannot be read.", exit=Exit.USAGE) from error
 
 
-def is_own(address: str, port: int) -> bool:
+def is_own(address: str, settings: Settings) -> bool:
     """Whether *address* is that of this folder's own server: no other one is given its key."""
     parts = urlsplit(address)
-    return parts.hostname in ("127.0.0.1", "localhost", "::1") and parts.port == port
+    here = ("127.0.0.1", "localhost", "::1", reached_at(settings.host).strip("[]"))
+    return parts.hostname in here and parts.port == settings.port
 
 
 def reached_at(host: str) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.acceptance.server import KEY, Server, running
+from tests.acceptance.server import KEY, ROOT, Server, environment, running
 from tests.speech import sample_call
 
 SAID = "i m originally from chicago also"
@@ -104,3 +106,19 @@ def test_a_wrong_key_is_this_servers_fault(tmp_path: Path, server: Server) -> No
     assert (answer.status_code, answer.json()["code"]) == (502, "UPSTREAM_FAILED")
     assert "does not let this server in (401)" in answer.json()["detail"]
     assert "wrong-key-0123" not in answer.text + front.log.read_text()
+
+
+def test_the_command_line_hands_on_without_a_server(tmp_path: Path, server: Server) -> None:
+    """The engine's parts are there, and its models are not loaded."""
+    settings = {"OPENAI_BASE_URL": f"{server.address}/v1", "OPENAI_API_KEY": KEY, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "command_line", "--local", "--provider", "openai", "-f", "srt", str(sample_call())],
+        cwd=tmp_path,
+        env=environment(tmp_path / "data", **settings),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "-->" in done.stdout
+    assert SAID in heard(done.stdout)

@@ -24,7 +24,7 @@ from command_line.files import (
 )
 from command_line.local import own_settings
 from command_line.progress import told
-from command_line.running import exit_code, is_own, made_key, reached_at
+from command_line.running import exit_code, key_for, made_key, reached_at
 from command_line.server import Server
 from command_line.transcribing import Exit, Failed, Made, as_bytes, with_words
 from errors import UnsupportedMedia
@@ -198,12 +198,25 @@ def test_json_is_written_for_people_too() -> None:
 # --- which server ----------------------------------------------------------------------------------------------------
 
 
-def test_the_own_servers_key_goes_nowhere_else() -> None:
+def test_the_own_servers_key_goes_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever runs the server at another address would learn it."""
-    assert is_own("http://127.0.0.1:8000", 8000)
-    assert is_own("http://localhost:8000", 8000)
-    assert not is_own("http://127.0.0.1:9000", 8000)
-    assert not is_own("https://example.com:8000", 8000)
+    monkeypatch.delenv("STENOGATE_API_KEY", raising=False)
+    settings = Settings(_env_file=None, data_dir=tmp_path, host="10.0.0.5", port=8000)  # type: ignore[call-arg]
+    (tmp_path / "api-key").write_text("made")
+
+    def key(address: str, *words: str) -> str | None:
+        return key_for(address, parsed(["-C", str(tmp_path), "a", *words]), settings)
+
+    for own in ("http://127.0.0.1:8000", "http://localhost:8000", "http://10.0.0.5:8000"):
+        assert key(own) == "made"
+    for other in ("http://127.0.0.1:9000", "https://example.com:8000", "http://127.0.0.1"):
+        assert key(other) is None
+    monkeypatch.setenv("STENOGATE_API_KEY", "named")
+    assert key("https://example.com:8000") == "named"
+    (tmp_path / "key").write_text("from a file\n")
+    assert key("https://example.com:8000", "--key-file", "key") == "from a file"
+    with pytest.raises(Failed, match="cannot be read"):
+        key("https://example.com:8000", "--key-file", "none")
 
 
 def test_a_server_is_reached_where_it_listens() -> None:
