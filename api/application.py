@@ -30,8 +30,8 @@ from api.middleware import RequestMiddleware
 
 DESCRIPTION = """Transcribes recordings, videos and links on your own machine.
 
-Send the key as `X-API-Key`, or as `Authorization: Bearer`. Every error is an RFC 9457 problem with a stable `code`, under
-`/v1` in OpenAI's shape; every answer carries its `X-Request-ID`.
+Send the key as `X-API-Key`, or as `Authorization: Bearer`. Every error is an RFC 9457 problem with a stable `code`,
+under `/v1` in OpenAI's shape; every answer carries its `X-Request-ID`.
 """
 
 

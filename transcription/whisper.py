@@ -34,6 +34,7 @@ from transcription.core import (
     Word,
 )
 from transcription.protocol import Language
+from transcription.tokens import LEAST_PROBABILITY, bytes_of, prompt_tokens
 from transcription.words import TimedWord, fitted, loudness, tidied
 
 FULL_WINDOW_FRAMES = 3_000
@@ -66,31 +67,11 @@ MAX_TOKENS_A_SECOND = 8.0
 MAX_TOKENS = 448
 """Whisper's text context, prompt included."""
 
-MAX_PROMPT_TOKENS = 223
-"""Of these, what may come before the text (Whisper, `decoding.py`)."""
-
-MAX_HOTWORD_TOKENS = 150
-"""Of the prompt: the rest is the initial prompt's."""
-
 WITHOUT_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})
 """Languages that are written without spaces between sentences' words."""
 
 INAUDIBLE = 0.001
 """Peak of a segment in which nothing can be heard (-60 dB): Whisper is sure of its "Thank you." there."""
-
-LEAST_PROBABILITY = 1e-10
-"""A token that the model gave none: its logarithm must be a number."""
-
-
-def byte_letters() -> dict[str, int]:
-    """The byte that each letter of a byte-level vocabulary stands for: itself where it can be printed, else one from
-    256 on, in order (GPT-2, `encoder.py`)."""
-    printed = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printed]
-    return {chr(byte): byte for byte in printed} | {chr(256 + place): byte for place, byte in enumerate(others)}
-
-
-BYTE_OF = byte_letters()
 
 Sound = npt.NDArray[np.float32]
 Mel = npt.NDArray[np.float32]
@@ -390,18 +371,6 @@ class Whisper:
             Token(data.decode("utf-8", "replace"), tuple(data), math.log(max(probability, LEAST_PROBABILITY)))
             for data, probability in zip(spelled, found.text_token_probs, strict=True)
         )
-
-
-def prompt_tokens(encode: Callable[[str], list[int]], options: TranscriptionOptions) -> list[int]:
-    """What the model is told before the text: the hot words' beginning, then the initial prompt's end."""
-    hotwords = encode(" " + options.hotwords.strip())[:MAX_HOTWORD_TOKENS] if options.hotwords else []
-    prompt = encode(" " + options.initial_prompt.strip()) if options.initial_prompt else []
-    return hotwords + prompt[max(0, len(prompt) + len(hotwords) - MAX_PROMPT_TOKENS) :]
-
-
-def bytes_of(token: str) -> bytes:
-    """The bytes that a token stands for, from its spelling in the vocabulary."""
-    return bytes(BYTE_OF[letter] for letter in token)
 
 
 def rows(encoded: ctranslate2.StorageView, places: Sequence[int]) -> ctranslate2.StorageView:
