@@ -53,8 +53,8 @@ ALIGNING_BYTES = 1_450 * 2**20
 base size takes besides while it hears 30 s (seen: 646 MiB)."""
 
 DIARIZATION_BYTES = 2_000_000_000
-"""The process that tells speakers apart: 985 MB loaded, 870 MB for the block of ten minutes at work. Seen: 1.86 GB,
-in two hours as in ten minutes."""
+"""The process that tells speakers apart: 985 MB loaded, 870 MB for a block of ten minutes at work. Seen: 1.86 GB,
+in two hours as in ten minutes; blocks are half as long now."""
 
 
 def alignment_bytes(weights_bytes: int) -> int:

@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from transcription.core import SAMPLE_RATE, TranscriptSegment, Word
 
-BLOCK_S = 600.0
-"""Long enough for a voice to be known well, short enough for the work on it to stay small (docs/benchmarks.md)."""
+BLOCK_S = 300.0
+"""Long enough for a voice to be known well (ten readers are told apart in blocks of a minute already), and short enough
+for others' turns: a block costs a CPU one to two minutes, for which a clip may have to wait (docs/benchmarks.md)."""
 
 SAME_VOICE_WITHIN = 0.70
 """Between two voices' unit vectors: what pyannote's pipelines were tuned to (speaker-diarization-3.1 has 0.7046)."""
