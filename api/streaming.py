@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import structlog
 from fastapi import Response
+from starlette.types import Receive, Scope, Send
 
 from api.event_stream import HEARTBEAT, HEARTBEAT_S, EventStream
 from errors import ServiceError
@@ -74,7 +75,7 @@ class Stream:
             raise
         finally:
             speaking.cancel()
-        return EventStream(self._lines(working))
+        return _TellingStream(self._lines(working), working)
 
     async def _begun(self) -> None:
         """There is something to send, or there has been nothing for long and the caller should hear of that."""
@@ -84,20 +85,15 @@ class Stream:
 
     async def _lines(self, working: asyncio.Task[Response | Outcome]) -> AsyncGenerator[str]:
         working.add_done_callback(lambda _: self._messages.put_nowait(""))
-        try:
-            while not working.done() or not self._messages.empty():
-                try:
-                    line = await asyncio.wait_for(self._messages.get(), HEARTBEAT_S)
-                except TimeoutError:
-                    line = HEARTBEAT
-                if line:
-                    yield line
-            for line in await self._ending(working):
+        while not working.done() or not self._messages.empty():
+            try:
+                line = await asyncio.wait_for(self._messages.get(), HEARTBEAT_S)
+            except TimeoutError:
+                line = HEARTBEAT
+            if line:
                 yield line
-        finally:
-            working.cancel()
-            # Files must be gone and the engine's place free before the request counts as over.
-            await asyncio.gather(working, return_exceptions=True)
+        for line in await self._ending(working):
+            yield line
 
     async def _ending(self, working: asyncio.Task[Response | Outcome]) -> Iterable[str]:
         assert self._teller is not None
@@ -111,6 +107,22 @@ class Stream:
         except Exception:
             log.exception("a stream's work failed")
             return self._teller.failed(ServiceError())
+
+
+class _TellingStream(EventStream):
+    """Ends the work when its caller is gone, also before the first event was asked for."""
+
+    def __init__(self, lines: AsyncGenerator[str], working: asyncio.Task[Response | Outcome]) -> None:
+        super().__init__(lines)
+        self._working = working
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._working.cancel()
+            # Files must be gone and the engine's place free before the request counts as over.
+            await asyncio.gather(self._working, return_exceptions=True)
 
 
 Telling = Callable[[Any], Teller | None]
