@@ -23,7 +23,7 @@ RUN uv pip install --python /opt/venv/bin/python --require-hashes -r /requiremen
 
 FROM python:3.11-slim-bookworm AS runtime
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ffmpeg \
+    && apt-get install --yes --no-install-recommends ffmpeg fonts-dejavu-core \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --user-group --create-home stenogate \
     && install --directory --owner=stenogate --group=stenogate /data
@@ -32,7 +32,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HOST=0.0.0.0 \
     PORT=8000 \
-    DATA_DIR=/data
+    DATA_DIR=/data \
+    HF_HOME=/data/huggingface
 WORKDIR /app
 COPY *.py ./
 COPY api api

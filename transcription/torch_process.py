@@ -33,7 +33,7 @@ NICENESS = 2
 START_S = 180.0
 """Importing torch takes some seconds, on a cold disk and a small machine a minute."""
 
-ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "PYANNOTE_METRICS_ENABLED": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 class TorchProcess:

@@ -24,6 +24,7 @@ README = ROOT / "README.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
 NOT_OURS = {
+    "HF_HOME",
     "SPEAKER_00",
     "CHANNEL_00",
     "CHANNEL_01",
