@@ -259,17 +259,27 @@ async def torch_parts(
     settings: Settings, token: str | None, stack: contextlib.AsyncExitStack
 ) -> tuple[WordAlignment, SpeakerFinder]:
     """What aligns words and what tells speakers apart: a process each, once somebody needs it."""
+    cores = settings.cpu_threads or available_cores()
     process = partial(
         TorchProcess,
         idle_s=settings.torch_ttl_s,
         log_level=settings.log_level,
-        threads=settings.cpu_threads,
         device=settings.torch_device,
         local_only=not settings.model_downloads,
     )
     models = AlignmentModels(read_own(settings.align_models))
-    aligns = process("alignment", config={"model_dir": str(settings.model_path), "models_bytes": LARGE_BYTES})
-    tells_apart = process("diarization", config={"model": settings.diarization_model or None, "token": token})
+    # NOTE: the engine has the cores as well, and torch's threads wait for each other without letting go of theirs:
+    # two of them, beside other work on two cores, took minutes where one took four seconds (30 s of a call diarized).
+    aligns = process(
+        "alignment",
+        threads=max(1, cores // 2),
+        config={"model_dir": str(settings.model_path), "models_bytes": LARGE_BYTES},
+    )
+    tells_apart = process(
+        "diarization",
+        threads=max(1, cores // 4),
+        config={"model": settings.diarization_model or None, "token": token},
+    )
     return (
         await stack.enter_async_context(WordAlignment(aligns, models)),
         await stack.enter_async_context(SpeakerFinder(tells_apart)),

@@ -126,8 +126,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     import torch
 
-    if config["threads"]:
-        torch.set_num_threads(config["threads"])
+    torch.set_num_threads(config["threads"])
     work = ROLES[config["role"]](config)
     for line in sys.stdin.buffer:
         call = json.loads(line)

@@ -50,13 +50,13 @@ class TorchProcess:
         config: dict[str, Any] | None = None,
         idle_s: float = 300.0,
         log_level: str = "info",
-        threads: int = 0,
+        threads: int = 1,
         device: str = "auto",
         local_only: bool = False,
         command: Sequence[str] = COMMAND,
     ) -> None:
         """*config*: what that role wants to know besides. *idle_s*: a child that has had nothing to do for so long is
-        ended; 0: never. *threads*: of torch on the CPU, 0: its own choice. *local_only*: no model is fetched."""
+        ended; 0: never. *threads*: of torch on the CPU. *local_only*: no model is fetched."""
         self.role = role
         self._config = {
             "role": role,

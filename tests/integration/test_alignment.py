@@ -98,6 +98,7 @@ def done(
         "not_here": NOT_HERE,
     }
     environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
         "PYTHONPATH": f"{STAND_INS}{os.pathsep}{ROOT}",
         "MODELS_SHARED_DIR": str(models),
         "ALIGNMENT_WHISPER_DIR": str(ModelLibrary(models_dir, downloads=False, hf_token=None).ensure("base")),

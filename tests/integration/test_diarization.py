@@ -72,7 +72,7 @@ def done(
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{models}", "HF_HUB_OFFLINE": "1"},
+        env=environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{models}", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         check=False,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]

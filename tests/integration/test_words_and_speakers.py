@@ -27,7 +27,7 @@ from transcription.service import Transcriber
 
 STAND_INS = ROOT / "tests" / "stand_ins"
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.asyncio(loop_scope="module")]
 
 
 def shared(name: str) -> Path:
@@ -47,14 +47,16 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target / "config.yaml"
 
 
-@pytest_asyncio.fixture
-async def transcriber(tmp_path: Path, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Transcriber]:
-    """With stand-ins for what would be fetched from a hub."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def transcriber(tmp_path_factory: pytest.TempPathFactory, pipeline: Path) -> AsyncIterator[Transcriber]:
+    """With stand-ins for what would be fetched from a hub; one for all tests, since torch takes long to import."""
     shared("alignment")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (STAND_INS, pipeline.parent, ROOT))))
-    config = {"model": str(pipeline), "token": None, "model_dir": str(tmp_path / "models"), "models_bytes": 2**31}
-    async with parts(tmp_path, config=config, local_only=True, log_level="warning") as (transcriber, _):
-        yield transcriber
+    folder = tmp_path_factory.mktemp("service")
+    config = {"model": str(pipeline), "token": None, "model_dir": str(folder / "models"), "models_bytes": 2**31}
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", os.pathsep.join(map(str, (STAND_INS, pipeline.parent, ROOT))))
+        async with parts(folder, config=config, local_only=True, log_level="warning") as (transcriber, _):
+            yield transcriber
 
 
 def check_words(transcript: Transcript) -> None:
