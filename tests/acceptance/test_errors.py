@@ -95,9 +95,9 @@ def test_a_link_that_leads_out(server: Server, allowed_folder: Path, tmp_path: P
         ({"model_size": "medium"}, "MODEL_UNAVAILABLE"),
         ({"language": "klingon"}, "UNSUPPORTED_LANGUAGE"),
         ({"language": "fr"}, "UNSUPPORTED_LANGUAGE"),
-        ({"response_format": "docx"}, "INVALID_REQUEST"),
+        ({"response_format": "pdf"}, "INVALID_REQUEST"),
         ({"beam_size": "0"}, "INVALID_REQUEST"),
-        ({"provider": "openai"}, "INVALID_REQUEST"),
+        ({"provider": "openai"}, "PROVIDER_NOT_ALLOWED"),
         ({"modelsize": "tiny"}, "INVALID_REQUEST"),
     ],
 )

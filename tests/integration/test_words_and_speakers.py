@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from errors import DiarizationUnavailable
 from ffmpeg import FFmpeg
 from tests.engines import pcm
 from tests.integration.test_service import OPTIONS, parts
@@ -104,15 +103,6 @@ async def test_nobody_speaks_and_nobody_is_told_apart(transcriber: Transcriber, 
         file.writeframes(bytes(2 * SAMPLE_RATE * 5))
     transcript = await transcriber.run(silence, replace(OPTIONS, align=True, diarize=True))
     assert (transcript.segments, transcript.warnings) == ((), ())
-
-
-async def test_a_pipeline_that_is_not_there_ends_the_request_in_plain_words(tmp_path: Path) -> None:
-    """And not with a transcript that has no speakers."""
-    config = {"model": str(tmp_path / "nothing"), "token": None}
-    async with parts(tmp_path, config=config, local_only=True, log_level="warning") as (transcriber, _):
-        with pytest.raises(DiarizationUnavailable):
-            await transcriber.run(sample_call(), replace(OPTIONS, diarize=True, word_timestamps=True))
-    assert list((tmp_path / "work").iterdir()) == []
 
 
 def made(target: Path, *arguments: str | Path) -> Path:
