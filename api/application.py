@@ -64,20 +64,7 @@ def assemble(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | 
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
-    for room in (
-        transcribe,
-        media,
-        subtitle,
-        vocabulary,
-        batch,
-        jobs,
-        events,
-        files,
-        operations,
-        capacity,
-        openai,
-        live,
-    ):
+    for room in ROOMS:
         app.include_router(room.router)
     app.include_router(docs_page.router(app.title, app.openapi_url or ""))
     problems.install(app)
