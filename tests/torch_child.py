@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
-import time
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
             case "die":
                 os._exit(3)
             case "hang":
-                time.sleep(3600)
+                signal.pause()
             case "fail":
                 reply = {"error": "failed"}
             case "memory":
