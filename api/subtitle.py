@@ -16,7 +16,7 @@ from api.problems import responses
 from api.schemas import SubtitledFile
 from api.security import require_key
 from api.services import Services, services
-from api.transcribe import TranscribeParameters, options_of
+from api.transcribe import TranscribeParameters, fitting_options
 from api.uploads import Upload
 from downloads.media import MediaFile
 from errors import (
@@ -117,11 +117,7 @@ def _options(asked: SubtitleParameters, parts: Services) -> TranscriptionOptions
     """What is to be transcribed, and how. Raises what /transcribe raises for the same parameters."""
     given = asked.model_dump(exclude=_OWN, exclude_unset=True)
     transcribe = parse(TranscribeParameters, [*given.items(), ("response_format", ResponseFormat.SRT)])
-    options = options_of(transcribe, default_model=parts.default_model, default_beam_size=parts.default_beam_size)
-    parts.sizes.check_fits(options.model)
-    if options.align_model is not None:
-        parts.alignment_models.check(options.align_model)
-    return options
+    return fitting_options(transcribe, parts)
 
 
 def _wanted(asked: SubtitleParameters, upload: Upload | None, parts: Services) -> Wanted:

@@ -287,7 +287,7 @@ async def transcribe(
         prefer,
         TranscribeParameters,
         max_bytes=parts.max_upload_bytes,
-        check=partial(_fitting_options, parts=parts),
+        check=partial(fitting_options, parts=parts),
         want=partial(_wanted, parts=parts),
         answer=_answer,
         telling=lambda asked: _Teller(asked.response_format) if asked.stream else None,
@@ -315,7 +315,7 @@ class _Teller:
         yield message("error", problem_of(error).model_dump(exclude_none=True))
 
 
-def _fitting_options(asked: TranscribeParameters, parts: Services) -> TranscriptionOptions:
+def fitting_options(asked: TranscribeParameters, parts: Services) -> TranscriptionOptions:
     """As `options_of`; raises TooLarge, too, for a model that no engine here can hold, and what `check_provider`
     raises."""
     options = options_of(asked, default_model=parts.default_model, default_beam_size=parts.default_beam_size)
@@ -329,7 +329,7 @@ def _wanted(asked: TranscribeParameters, upload: Upload | None, parts: Services)
     check_source(asked, upload)
     source = {"name": upload.name if upload else None, "file": asked.audio_file, "url": asked.url}
     given = {name: value for name, value in source.items() if value is not None}
-    options = OPTIONS.dump_python(_fitting_options(asked, parts), mode="json")
+    options = OPTIONS.dump_python(fitting_options(asked, parts), mode="json")
     return Wanted(given | {"response_format": asked.response_format}, options, asked.reuse)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from errors import DiarizationUnavailable, WorkerCrashed
 from fair_slots import FairSlots
+from transcription import protocol
 from transcription.core import NOBODY, SAMPLE_RATE, Caller, Segment, TranscriptionOptions
 from transcription.scheduler import MAX_ATTEMPTS
 from transcription.speakers import Block, Limits, Turn, block_limits, blocks, linked
@@ -66,12 +67,7 @@ class SpeakerFinder:
         num, least, most = limits
         reply = await self.process.call(
             ANSWER_S + 4 * segment.samples / SAMPLE_RATE,
-            segment={
-                "path": str(segment.path),
-                "first_sample": segment.first_sample,
-                "samples": segment.samples,
-                "index": segment.index,
-            },
+            segment=protocol.plain(segment),
             num=num,
             least=least,
             most=most,

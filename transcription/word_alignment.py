@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from errors import AlignmentUnavailable, ServiceError
+from transcription import protocol
 from transcription.alignment_models import AlignmentModels
 from transcription.core import (
     NOBODY,
@@ -115,12 +116,9 @@ class AlignmentEngine:
             name=name,
             requests=[
                 {
-                    "segment": {
-                        "path": str(segment.path),
-                        "first_sample": segment.first_sample,
-                        "samples": segment.samples,
-                        "index": segment.index,
-                    },
+                    "segment": protocol.plain(
+                        Segment(segment.path, segment.first_sample, segment.samples, segment.index)
+                    ),
                     "words": [word.text for word in segment.result.words or ()],
                 }
                 for segment in segments
