@@ -178,12 +178,12 @@ async def convert(
     Raises MediaNotFound, EmptyMedia, UnsupportedMedia, NoAudioStream, AudioTooLong, MediaTimeout, StorageFull.
     """
     _check_file(source)
-    with _new_file(target):
+    with new_file(target):
         return await _convert(ffmpeg, source, target, output, sample_rate, bytes_per_s, max_duration_s)
 
 
 @contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[None]:
+def new_file(path: Path) -> Iterator[None]:
     """Make *path*, for this user alone, and remove it again where the context fails."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))

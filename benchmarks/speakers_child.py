@@ -24,7 +24,8 @@ from pyannote.core import Segment as Stretch
 from pyannote.metrics.diarization import DiarizationErrorRate
 
 from transcription.core import SAMPLE_RATE, Segment
-from transcription.diarization import Diarizer, OncePerWindow, samples_of
+from transcription.diarization import Diarizer, OncePerWindow
+from transcription.pcm import samples_of
 from transcription.speakers import BLOCK_S, Block, Turn, block_limits, blocks, linked
 
 Answer = dict[str, Any]

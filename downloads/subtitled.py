@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import re
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -15,7 +12,7 @@ from typing import TypedDict
 from downloads.media import media_type_of
 from errors import AudioTooLong, InvalidRequest, ServiceError, StorageFull, UnsupportedMedia
 from ffmpeg import FFmpeg, Finished, input_arguments, output_argument
-from recording import MEMORY_BYTES, Header, read_header
+from recording import MEMORY_BYTES, Header, new_file, read_header
 from transcription import language_tags
 
 BURN_MEMORY_BYTES = 4 << 30
@@ -97,7 +94,7 @@ async def subtitled(
         if burn:
             await check_can_burn(ffmpeg, container.encoder)
         path = target.with_suffix(container.suffix)
-        with _new_file(path):
+        with new_file(path):
             notes = _Notes()
             finished = await ffmpeg.run(
                 [
@@ -238,19 +235,3 @@ def _check(finished: Finished, notes: _Notes) -> None:
         raise UnsupportedMedia("With subtitles, the video would be larger than this server writes.")
     if finished.returncode == -signal.SIGKILL:
         raise ServiceError("The process that wrote the video was killed; the server may be short of memory.")
-
-
-@contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[None]:
-    """Make *path*, for this user alone, and remove it again where the context fails."""
-    try:
-        path.touch(0o600, exist_ok=False)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull from error
-        raise
-    try:
-        yield
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise

@@ -27,7 +27,7 @@ from transcription.alignment_text import (
     timed,
     ways,
 )
-from transcription.core import BYTES_PER_SAMPLE, Segment
+from transcription.pcm import samples_of
 
 SHORTEST_SAMPLES = 400
 """What wav2vec2's convolutions need for one frame; shorter sounds are filled up with silence (WhisperX)."""
@@ -173,12 +173,6 @@ def has_default(language: str) -> bool:
     """Whether WhisperX has an alignment model for *language*."""
     known = (whisperx.alignment.DEFAULT_ALIGN_MODELS_TORCH, whisperx.alignment.DEFAULT_ALIGN_MODELS_HF)
     return any(language in models for models in known)
-
-
-def samples_of(segment: Segment) -> Sound:
-    """The segment's samples, -1 to 1, read from its file."""
-    pcm = np.fromfile(segment.path, np.int16, segment.samples, offset=segment.first_sample * BYTES_PER_SAMPLE)
-    return pcm.astype(np.float32) / np.float32(32_768)
 
 
 @contextlib.contextmanager

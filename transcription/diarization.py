@@ -24,7 +24,8 @@ from huggingface_hub.errors import (
 )
 from pyannote.audio.pipelines.speaker_verification import PyannoteAudioPretrainedSpeakerEmbedding
 
-from transcription.core import BYTES_PER_SAMPLE, SAMPLE_RATE, Segment
+from transcription.core import SAMPLE_RATE, Segment
+from transcription.pcm import samples_of
 from transcription.speakers import Block, Turn
 
 MODEL = "pyannote/speaker-diarization-community-1"
@@ -81,12 +82,6 @@ class Diarizer:
         return self._pipeline(
             samples_of(segment), num_speakers=num, min_speakers=least, max_speakers=most, return_embeddings=True
         )
-
-
-def samples_of(segment: Segment) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The segment's samples, -1 to 1, read from its file."""
-    pcm = np.fromfile(segment.path, np.int16, segment.samples, offset=segment.first_sample * BYTES_PER_SAMPLE)
-    return pcm.astype(np.float32) / np.float32(32_768)
 
 
 def block_of(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from transcription.core import BYTES_PER_SAMPLE
+from transcription.core import BYTES_PER_SAMPLE, Segment
 
 POLL_S = 0.02
 """ffmpeg gives no sign of what it has written, so the file's size is looked at: ten times in the shortest clip, and at
@@ -58,3 +58,9 @@ class GrowingPcm:
             return self.path.stat().st_size // BYTES_PER_SAMPLE
         except FileNotFoundError:
             return 0
+
+
+def samples_of(segment: Segment) -> npt.NDArray[np.float32]:
+    """The segment's samples, -1 to 1, read from its file."""
+    pcm = np.fromfile(segment.path, np.int16, segment.samples, offset=segment.first_sample * BYTES_PER_SAMPLE)
+    return pcm.astype(np.float32) / np.float32(32_768)

@@ -24,7 +24,6 @@ from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens
 
 from transcription.core import (
-    BYTES_PER_SAMPLE,
     SAMPLE_RATE,
     Segment,
     SegmentRequest,
@@ -33,6 +32,7 @@ from transcription.core import (
     TranscriptSegment,
     Word,
 )
+from transcription.pcm import samples_of
 from transcription.protocol import Language
 from transcription.tokens import LEAST_PROBABILITY, bytes_of, prompt_tokens
 from transcription.words import TimedWord, fitted, loudness, tidied
@@ -116,12 +116,6 @@ def window_frames(duration_s: float, shortest: int = SHORTEST_WINDOW_FRAMES) -> 
     """Mel frames to encode for segments of at most *duration_s*: whole half seconds, so that shapes repeat."""
     needed = max(shortest, duration_s * 100 + WINDOW_MARGIN_FRAMES)
     return min(FULL_WINDOW_FRAMES, int(-(-needed // 50) * 50))
-
-
-def samples_of(segment: Segment) -> Sound:
-    """The segment's samples, -1 to 1, read from its file."""
-    pcm = np.fromfile(segment.path, np.int16, segment.samples, offset=segment.first_sample * BYTES_PER_SAMPLE)
-    return pcm.astype(np.float32) / np.float32(32_768)
 
 
 class Timed:

@@ -34,7 +34,7 @@ def by_whisperx(aligner: Aligner, request: AlignmentRequest) -> list[dict[str, A
     """Each word that WhisperX sees in the segment, alone, as `whisperx.align` gives it."""
     import whisperx.alignment
 
-    from transcription.alignment import samples_of
+    from transcription.pcm import samples_of
 
     metadata = {"language": "en", "dictionary": aligner._dictionary, "type": aligner._kind}
     segment = {"start": 0.0, "end": request.segment.duration_s, "text": "".join(request.words)}

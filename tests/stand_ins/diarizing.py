@@ -17,7 +17,8 @@ from typing import Any
 
 from benchmarks.speakers_child import error_rate, heard, remember
 from transcription.core import SAMPLE_RATE, Segment
-from transcription.diarization import Diarizer, NoDiarizationModel, samples_of
+from transcription.diarization import Diarizer, NoDiarizationModel
+from transcription.pcm import samples_of
 from transcription.speakers import BLOCK_S
 
 
