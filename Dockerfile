@@ -33,10 +33,12 @@ ENV PATH=/opt/venv/bin:$PATH \
     HOST=0.0.0.0 \
     PORT=8000 \
     DATA_DIR=/data \
-    HF_HOME=/data/huggingface
+    HF_HOME=/data/huggingface \
+    ORT_DISABLE_TELEMETRY=1
 WORKDIR /app
 COPY *.py ./
 COPY api api
+COPY access access
 COPY command_line command_line
 COPY downloads downloads
 COPY jobs jobs

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import structlog
 
 import prices
-from errors import DeadlineTooNear, KeyBusy, QueueFull, QueueTimeout, QuotaUsed, ShuttingDown
-from key_limits import KeyLimits
+from errors import DeadlineTooNear, KeyBusy, QueueFull, QueueTimeout, QuotaUsed, ShuttingDown, TooLarge
+from key_limits import KeyLimits, Limits, crowds
 from lanes import Lane, kept_slots
 from limits import MemorySemaphore, SharedMemory
 from reservation import OF_AUDIO, Reservation, Work
@@ -27,10 +27,6 @@ log = structlog.get_logger(__name__)
 MOST_RETRY_AFTER_S = 120
 UNKNOWN_WAIT_S = 5.0
 """Told to whom is refused before any speed was measured."""
-
-PLACES_FOR_FREE_PLACE = 2
-"""Where several keys share the line, one may hold so many places for each that is free. However much it sends, a third
-of the line stays open to others. Source: dynamic queue thresholds (Choudhury and Hahne 1998)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +45,6 @@ class Bounds:
     """Requests of one key, waiting or at work."""
     max_audio_s_a_day: float = 0
     """Audio that one key may have in a day (UTC)."""
-    several_keys: bool = False
-    """Whether keys share the line: none may fill it then."""
 
 
 class AdmissionController:
@@ -61,14 +55,19 @@ class AdmissionController:
         memory: Mapping[str, MemorySemaphore],
         bounds: Bounds,
         *,
+        limits_of: Callable[[str], Limits | None] = lambda key: None,
+        several_keys: Callable[[], bool] = lambda: False,
         on_granted: Callable[[Work, float], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """*memory*: what work may hold of each device. *on_granted* is told what was let in, after how many seconds."""
+        """*memory*: what work may hold of each device. *limits_of*: a key's own limits; None where it has the usual
+        ones. *several_keys*: whether keys share the line: none may fill it then. *on_granted* is told what was let in,
+        after how many seconds."""
         self.memory = memory
         self.shared = SharedMemory(memory[prices.MEMORY])
         self.bounds = bounds
+        self._several_keys = several_keys
         self._on_granted = on_granted
         self._clock = clock
         self.lanes = {
@@ -77,7 +76,7 @@ class AdmissionController:
             # A kind that this server does not do has a lane all the same, and nobody is let into it.
             for slots in [bounds.slots.get(work, 0)]
         }
-        self.keys = KeyLimits(bounds.max_per_key, bounds.max_audio_s_a_day, wall_clock)
+        self.keys = KeyLimits(bounds.max_per_key, bounds.max_audio_s_a_day, wall_clock, limits_of)
         self._closed = False
         self._told_pressed = False
 
@@ -160,7 +159,7 @@ class AdmissionController:
 
     def _line_is_full(self, room: int, own_places: int, expected_s: float | None) -> bool:
         """By count, of one key's share, or by time."""
-        crowded = self.bounds.several_keys and own_places >= PLACES_FOR_FREE_PLACE * room
+        crowded = self._several_keys() and crowds(own_places, room)
         return room <= 0 or crowded or 0 < self.bounds.max_wait_s < (expected_s or 0.0)
 
     def _check_quota(self, key: str, more_s: float) -> None:
@@ -205,6 +204,21 @@ class AdmissionController:
         if reservation.on_granted:
             reservation.on_granted()
         lane.call_next(self._clock())
+
+    async def extend(self, reservation: Reservation, amount: float, costs: Mapping[str, int], *, short: bool) -> None:
+        """What `Reservation.extend` does: whoever said too little has no more than whoever said the truth."""
+        more = amount - reservation.amount
+        if reservation.work in OF_AUDIO and not reservation.accepted:
+            self._check_quota(reservation.key, more)
+        if reservation.short and not short and self.lanes[reservation.work].free_for_long <= 0:
+            raise TooLarge("It is longer than its header says, and the places for long recordings are taken.")
+        for device, amount_bytes in costs.items():
+            if not self.memory[device].fits(amount_bytes):
+                raise TooLarge("It is longer than its header says, and there is no memory for more.")
+            await reservation.take(device, amount_bytes)
+        reservation.amount, reservation.short = amount, short
+        if reservation.work in OF_AUDIO:
+            self.keys.charge(reservation.key, more)
 
     def _check_again(self, reservation: Reservation, costs: Mapping[str, int]) -> None:
         """At the line, now that length and costs are known: the door may have let in what is to be refused."""

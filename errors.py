@@ -39,10 +39,46 @@ class Unauthorized(ServiceError):
 # --- what is asked ---------------------------------------------------------------------------------------------------
 
 
+class OriginNotAllowed(ServiceError):
+    """A page of another origin may not open this: CORS_ORIGINS names those that may."""
+
+    status, code = 403, "ORIGIN_NOT_ALLOWED"
+
+
+class ScopeMissing(ServiceError):
+    """This key does not open that: it lacks the scope."""
+
+    status, code = 403, "SCOPE_MISSING"
+
+
+class TooManyFailures(ServiceError):
+    """Too many wrong keys came from this address."""
+
+    status, code = 429, "TOO_MANY_FAILURES"
+
+
 class InvalidRequest(ServiceError):
     """A parameter is missing, unknown or out of range."""
 
     status, code = 422, "INVALID_REQUEST"
+
+
+class MalformedRequest(ServiceError):
+    """What was sent is not HTTP as this server reads it."""
+
+    status, code = 400, "MALFORMED_REQUEST"
+
+
+class TargetTooLong(ServiceError):
+    """The request's address with its query is longer than 64 KiB: send parameters in the body."""
+
+    status, code = 414, "ADDRESS_TOO_LONG"
+
+
+class HeadTooLarge(ServiceError):
+    """The request's address and headers are larger than 64 KiB together."""
+
+    status, code = 431, "HEADERS_TOO_LARGE"
 
 
 class NoAudio(ServiceError):
@@ -366,8 +402,14 @@ class ConfigurationError(ServiceError):
 # --- live text -------------------------------------------------------------------------------------------------------
 
 
+class TooManyConnections(ServiceError):
+    """There are too many connections to this server."""
+
+    status, code = 503, "TOO_MANY_CONNECTIONS"
+
+
 class ClientStalled(ServiceError):
-    """Nothing was sent for too long, or what was sent was not read."""
+    """What was to come came too slowly, or what was sent was not read."""
 
     status, code = 408, "CLIENT_STALLED"
 

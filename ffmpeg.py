@@ -8,11 +8,13 @@ import math
 import os
 import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from errors import ConfigurationError, MediaTimeout
+from syscall_filter import syscall_filter
 from undisturbed import undisturbed
 
 DEMUXERS = (
@@ -32,18 +34,8 @@ _CPU_GRACE_S = 5
 _OUT_OF_CPU = (f"received signal {signal.SIGXCPU.value}", "Received > 3 system signals")
 """What ffmpeg says when its CPU time is up: it catches the signal, which comes again each second, and ends in order."""
 
-# The limits are set by a shell that then becomes ffmpeg, in the same process: no code of ours runs between fork and
-# exec. Where the system refuses a limit (macOS: address space), the rest still holds. `ulimit -f` counts 512 bytes.
-# Soft before hard: a soft limit may never lie above the hard one.
-_LIMITED = """
-ulimit -c 0
-ulimit -S -t "$1"; ulimit -H -t "$2"
-ulimit -f "$3"
-ulimit -v "$4"
-nice=$5
-shift 5
-exec nice -n "$nice" "$@" 2>&3 3>&-
-"""
+_CONFINED = Path(__file__).with_name("confined.py")
+"""Sets the limits and becomes ffmpeg, in the same process: no code of ours runs between fork and exec."""
 
 AT_WORK_NICE = 2
 """As the engine's processes: what is at work shares the cores evenly, behind the server itself."""
@@ -154,18 +146,22 @@ class FFmpeg:
         file_size_bytes: int | None = None,
         memory_bytes: int | None = None,
         nice: int = AT_WORK_NICE,
+        reads: Sequence[Path] = (),
+        writes: Sequence[Path] = (),
         on_stderr_line: Callable[[str], None] | None = None,
     ) -> Finished:
         """Run ffmpeg with *arguments* and wait for its end. Its stdin is empty and its stdout goes nowhere.
 
         Limits: seconds of wall clock and of CPU, the largest file it may write, its address space (where the system
-        can limit that); *nice* is its priority. *on_stderr_line* gets each line as it comes, cut at 4 KiB. Whatever
-        ends this call early (time, cancellation, an exception of *on_stderr_line*) kills the child and all it started,
-        and waits for that.
+        can limit that); *nice* is its priority. It has no network. With *reads* or *writes*, files that exist, it opens
+        these and the system's own, and no others. On Linux, that is: elsewhere its arguments alone see to both.
+        *on_stderr_line* gets each line as it comes, cut at 4 KiB. Whatever ends this call early (time, cancellation,
+        an exception of *on_stderr_line*) kills the child and all it started, and waits for that.
 
         Raises MediaTimeout when either time is used up.
         """
-        process = await self._start(arguments, self._command(cpu_s, file_size_bytes, memory_bytes, nice))
+        paths = [*(("+r", path) for path in reads), *(("+w", path) for path in writes)]
+        process = await self._start(arguments, self._command(cpu_s, file_size_bytes, memory_bytes, nice, paths))
         try:
             async with asyncio.timeout(wall_s):
                 assert process.stderr is not None
@@ -226,14 +222,39 @@ class FFmpeg:
                 await _kill(await undisturbed(starting))
             raise
 
-    def _command(self, cpu_s: float, file_size_bytes: int | None, memory_bytes: int | None, nice: int) -> list[str]:
+    def _command(
+        self,
+        cpu_s: float,
+        file_size_bytes: int | None,
+        memory_bytes: int | None,
+        nice: int,
+        paths: Sequence[tuple[str, Path]] = (),
+    ) -> list[str]:
         soft_s = math.ceil(cpu_s)
-        blocks = "unlimited" if file_size_bytes is None else str(math.ceil(file_size_bytes / 512))
-        kibibytes = "unlimited" if memory_bytes is None else str(memory_bytes // 1024)
-        limits = [str(soft_s), str(soft_s + _CPU_GRACE_S), blocks, kibibytes, str(nice)]
-        # The shell's own complaints about refused limits go nowhere; ffmpeg gets the real stderr back.
-        script = f"exec 3>&2 2>/dev/null\n{_LIMITED}"
-        return ["/bin/sh", "-c", script, "sh", *limits, str(self.path), "-nostdin", "-hide_banner"]
+        return [
+            *launcher(str(os.getpid()), soft_s, soft_s + _CPU_GRACE_S, file_size_bytes, memory_bytes, nice, paths),
+            *(str(self.path), "-nostdin", "-hide_banner"),
+        ]
+
+
+def launcher(
+    parent: str,
+    cpu_s: int | None = None,
+    cpu_end_s: int | None = None,
+    file_size_bytes: int | None = None,
+    memory_bytes: int | None = None,
+    nice: int = 0,
+    paths: Sequence[tuple[str, Path]] = (),
+) -> list[str]:
+    """What stands before a program that is to be confined, started by the process *parent*: see confined.py."""
+    bounds = (cpu_s, cpu_end_s, file_size_bytes, memory_bytes, nice)
+    return [
+        *(sys.executable, "-I", "-S", str(_CONFINED), parent),
+        *("-" if bound is None else str(bound) for bound in bounds),
+        syscall_filter().hex() or "-",
+        *(text for mode, path in paths for text in (mode, os.path.abspath(path))),
+        "--",
+    ]
 
 
 def _packaged() -> str | None:

@@ -20,11 +20,13 @@ import uvicorn
 from fastapi import FastAPI
 
 import telemetry
+from access.kept import kept_key
 from api.application import assemble
-from api.keys import kept_key
+from api.bounded_connection import Terms, protocol_on
+from api.connection_bounds import ConnectionBounds
 from api.live import LAST_WORD_S, MAX_MESSAGE_BYTES
 from api.services import Services
-from errors import ConfigurationError
+from errors import ConfigurationError, ServiceError
 from settings import Settings
 from wiring import key_file, read_settings, secrets_of, wired
 
@@ -61,7 +63,7 @@ def greeting(settings: Settings, port: int) -> str:
         key, told = "<one of API_KEYS>", "one of API_KEYS"
     else:
         key = kept_key(key_file(settings))
-        told = f"{key}  (made here, kept in {key_file(settings)})"
+        told = f"{key}  (made here, kept in {key_file(settings)}; it opens nothing from other machines)"
     sample = sample_recording()
     if sample is not None:
         call = f'curl -X POST "{address}/transcribe" -H "X-API-Key: {key}" -F "file=@{sample}"'
@@ -145,6 +147,21 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+UNREAD_S = 120.0
+"""A caller that takes nothing of its answer for so long is cut off. A player that was paused asks again."""
+
+
+def terms_of(settings: Settings, app: FastAPI) -> Terms:
+    """What callers' connections are held to."""
+
+    def count(error: ServiceError) -> None:
+        if services := getattr(app.state, "services", None):
+            services.metrics.answered(error)
+
+    bounds = ConnectionBounds(settings.max_connections, settings.max_connections_per_address, settings.trusted_proxies)
+    return Terms(bounds, settings.head_timeout_s, UNREAD_S, count)
+
+
 def serve() -> None:
     """`python main.py`."""
     try:
@@ -158,7 +175,7 @@ def serve() -> None:
         app,
         host=settings.host,
         port=settings.port,
-        http="h11",
+        http=protocol_on(terms_of(settings, app)),
         ws="websockets-sansio",
         ws_max_size=MAX_MESSAGE_BYTES,
         # Sound does not get smaller.
@@ -169,6 +186,7 @@ def serve() -> None:
         lifespan="on",
         log_config=None,
         server_header=False,
+        forwarded_allow_ips=list(settings.trusted_proxies),
         # Load balancers keep a connection for 60 s; who closes first must be they, or a request meets a closed one.
         timeout_keep_alive=65,
         # What is left then is cancelled, so that it can clean up.

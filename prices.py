@@ -43,6 +43,11 @@ def guessed_s(file_bytes: int) -> float:
     return file_bytes / SMALLEST_BYTES_A_SECOND
 
 
+def within_price_s(priced_s: float) -> float:
+    """How much may come of a recording that was priced as so long: headers round, and encoders add a little."""
+    return priced_s * 1.05 + 5.0
+
+
 def transcription_bytes(duration_s: float) -> int:
     """Of a recording that lasts so long, its ffmpeg included."""
     return FFMPEG_BYTES + REQUEST_BYTES + round(TEXT_BYTES_A_SECOND * duration_s)

@@ -29,6 +29,11 @@ from ffmpeg import ARRIVING_NICE, FFmpeg, Finished, input_arguments, output_argu
 MEMORY_BYTES = 2 << 30
 """Address space of a run. The packaged binary with its threads needs under 0.4 GiB; long videos have large indexes."""
 
+_MAX_SAMPLE_RATE = 6_000_000
+"""Above DSD1024, the fastest that recorders write. A header may say 2 GHz: the filter for that takes half a minute."""
+_MAX_CHANNELS = 64
+"""As many as ffmpeg resamples."""
+
 _HEADER_WALL_S = 30.0
 _HEADER_CPU_S = 15.0
 _OVERRUN_S = 1.0
@@ -152,10 +157,16 @@ async def read_header(ffmpeg: FFmpeg, path: Path) -> Header:
         cpu_s=_HEADER_CPU_S,
         memory_bytes=MEMORY_BYTES,
         nice=ARRIVING_NICE,
+        reads=[path],
         on_stderr_line=header.add,
     )
     if finished.returncode != 0 or not header.sample_rate:
         raise _failure(finished, header)
+    if header.sample_rate > _MAX_SAMPLE_RATE or header.channels > _MAX_CHANNELS:
+        raise UnsupportedMedia(
+            f"The file's sound has {header.channels} channels at {header.sample_rate} Hz; "
+            f"up to {_MAX_CHANNELS} at up to {_MAX_SAMPLE_RATE} Hz are read."
+        )
     return header
 
 
@@ -228,6 +239,8 @@ async def _convert(
         cpu_s=30 + max_duration_s / 20,
         file_size_bytes=int((max_duration_s + _OVERRUN_S) * bytes_per_s) + (1 << 20),
         memory_bytes=MEMORY_BYTES,
+        reads=[source],
+        writes=[target],
         on_stderr_line=add,
     )
     if finished.returncode == -signal.SIGXFSZ:

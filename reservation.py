@@ -43,6 +43,10 @@ class Gate(Protocol):
         self, reservation: Reservation, costs: Mapping[str, int], shared: Mapping[str, int]
     ) -> None: ...
 
+    async def extend(
+        self, reservation: Reservation, amount: float, costs: Mapping[str, int], *, short: bool
+    ) -> None: ...
+
     def count(self, reservation: Reservation, amount: float) -> None:
         """So much of its work was done."""
 
@@ -134,6 +138,11 @@ class Reservation:
             # Now, not when the context ends: its caller may have a folder to remove before that.
             self._end()
             raise
+
+    async def extend(self, amount: float, costs: Mapping[str, int], *, short: bool) -> None:
+        """Its work has turned out to be larger than was said when it was granted: *amount* in all, for *costs* more,
+        at once or not at all. Raises TooLarge, QuotaUsed."""
+        await self.gate.extend(self, amount, costs, short=short)
 
     async def take(self, device: str, amount_bytes: int) -> None:
         await self.gate.memory[device].acquire(amount_bytes)

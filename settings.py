@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -90,11 +91,45 @@ class Settings(BaseSettings):
     beam_size: int = Field(5, ge=1, le=16, description="Beam size where the caller names none: Whisper's own default.")
 
     max_upload_mb: int = Field(2048, ge=1, description="Largest request body, in MiB: a two-hour video in 1080p.")
+    head_timeout_s: float = Field(
+        30, gt=0, description="A request's head must be here within so many seconds of its first byte, else 408."
+    )
+    max_connections: int = Field(
+        800,
+        ge=0,
+        description="Open connections; the next gets 503. Of files, systems often allow 1,024. 0: no limit.",
+    )
+    max_connections_per_address: int = Field(
+        200, ge=0, description="The same for one address, but for trusted proxies: a large office's. 0: no limit."
+    )
+    trusted_proxies: Annotated[tuple[str, ...], CommaSeparated] = Field(
+        ("127.0.0.1", "::1"),
+        validation_alias=AliasChoices("trusted_proxies", "forwarded_allow_ips"),
+        description="Whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses and networks; *: everybody's.",
+    )
+    cors_origins: Annotated[tuple[str, ...], CommaSeparated] = Field(
+        (), description="Origins whose pages may call, such as https://example.com, comma-separated; *: every page."
+    )
+    body_idle_s: float = Field(
+        30, gt=0, description="Longest pause in a request's body, in seconds, then 408: lines come back, or do not."
+    )
+    min_body_bytes_s: int = Field(
+        1024,
+        ge=0,
+        description="What a body must bring a second while it is waited for, in bytes; 0: any. Slow lines bring more.",
+    )
     max_duration_s: float = Field(43_200, gt=0, description="Longest recording, in seconds: 12 hours.")
     max_download_mb: int = Field(2048, ge=1, description="Largest download, in MiB.")
     download_timeout_s: float = Field(1_800, gt=0, description="Longest download, in seconds.")
     private_hosts_allowed: Annotated[tuple[str, ...], CommaSeparated] = Field(
         (), description="Private addresses that links may lead to all the same, as host:port, comma-separated."
+    )
+    link_hosts_allowed: Annotated[tuple[str, ...], CommaSeparated] = Field(
+        (),
+        description="Links, and all they lead to, go here alone: example.com (and below), 203.0.113.0/24.",
+    )
+    link_hosts_denied: Annotated[tuple[str, ...], CommaSeparated] = Field(
+        (), description="Neither links nor webhooks go here, whatever else is allowed; written the same way."
     )
     max_concurrent_transcriptions: int = Field(
         0, ge=0, le=1024, description="Recordings worked on at once; 0: as many as fill the engine's batches."
@@ -120,6 +155,13 @@ class Settings(BaseSettings):
     max_requests_per_key: int = Field(0, ge=0, description="Requests of one key, waiting or at work; 0: no limit.")
     max_audio_s_per_day: float = Field(
         0, ge=0, description="Audio that one key may have in a day (UTC), in seconds; 0: no limit."
+    )
+    max_failures_per_minute: int = Field(
+        20, ge=0, description="Wrong keys that one address may send in a minute; its next guess waits. 0: no limit."
+    )
+    admin_only: Annotated[tuple[Literal["metrics", "capacity", "docs", "none"], ...], CommaSeparated] = Field(
+        ("metrics", "capacity"),
+        description="Of metrics, capacity and docs, what only keys with the scope admin see; none: nothing.",
     )
     batch_keys: Annotated[tuple[SecretStr, ...], CommaSeparated] = Field(
         (), description="Those of API_KEYS whose requests wait for everybody else's, comma-separated."
@@ -176,12 +218,40 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
 
     @field_validator(
-        "align_models", "api_keys", "batch_keys", "devices", "media_roots", "private_hosts_allowed", mode="before"
+        "admin_only",
+        "align_models",
+        "api_keys",
+        "batch_keys",
+        "devices",
+        "link_hosts_allowed",
+        "link_hosts_denied",
+        "media_roots",
+        "private_hosts_allowed",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _networks(cls, value: Any) -> Any:
+        """NOTE: checked here, as uvicorn takes what is no address for a name that never comes."""
+        value = cls._split(value)
+        for one in value:
+            if one != "*":
+                ipaddress.ip_network(one)
+        return value
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _origins(cls, value: Any) -> Any:
+        value = cls._split(value)
+        for one in value:
+            if one != "*" and not re.fullmatch(r"https?://[^/?#@\s]+", one):
+                raise ValueError("an origin is https:// and a host, with nothing after them")
         return value
 
     @field_validator("log_level", mode="before")
@@ -238,11 +308,6 @@ class Settings(BaseSettings):
 
     def check(self) -> None:
         """Refuse settings that are unsafe together. Raises ConfigurationError with what to do."""
-        if not self.is_loopback and not self.api_keys:
-            raise ConfigurationError(
-                f"HOST={self.host} lets other machines reach this server, but no API key is set. Set API_KEYS to one "
-                "or more long random strings (such as: export API_KEYS=$(openssl rand -hex 32)), or set HOST=127.0.0.1."
-            )
         if self.media_url and self.media_dir:
             raise ConfigurationError("MEDIA_URL and MEDIA_DIR are both set: keep the one that you mean.")
         if "://" in self.media_url and not self.media_url.startswith(("file://", "s3://")):
@@ -251,5 +316,11 @@ class Settings(BaseSettings):
             raise ConfigurationError("OPENAI_BASE_URL must begin with https:// or http://.")
         if self.upstream_when_full and not self.openai_base_url:
             raise ConfigurationError("UPSTREAM_WHEN_FULL is set, but no OPENAI_BASE_URL: name the upstream.")
+        data = self.data_dir.resolve()
+        for root in self.media_roots:
+            if data.is_relative_to(root.resolve()):
+                raise ConfigurationError(
+                    f"MEDIA_ROOTS={root} holds DATA_DIR: what others have sent could be read. Name a folder beside it."
+                )
         if set(self.batch_keys) - set(self.api_keys):
             raise ConfigurationError("BATCH_KEYS holds a key that is not in API_KEYS: put it into both.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TypeVar
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -18,3 +19,13 @@ async def undisturbed(future: asyncio.Future[T]) -> T:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(future)
     return future.result()
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """The result of *work*, which is near and must not break off: the waiting task is cancelled after it, if at all."""
+    doing = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await undisturbed(doing)
+        raise

@@ -23,8 +23,12 @@ from pydantic import ValidationError
 from sqlalchemy import make_url
 
 import prices
+from access.failures import Failures
+from access.kept import kept_key
+from access.keyring import Keys
+from access.store import KeyStore
 from admission import AdmissionController, Bounds
-from api.keys import Keys, kept_key
+from api.pace import Pace
 from api.services import Services
 from cores import available_cores
 from disk import Disk
@@ -47,11 +51,12 @@ from jobs.leases import Leases
 from jobs.model import Job
 from jobs.reaper import reap
 from jobs.runner import POLL_S, Runner
+from jobs.signatures import new_secret
 from jobs.store import JobStore
 from jobs.sweeper import Lifetimes, sweep
 from jobs.uploads import ObjectUploads, Uploads, UploadStore
 from jobs.vocabulary import Vocabularies
-from jobs.webhooks import Webhooks, new_secret
+from jobs.webhooks import Webhooks
 from limits import MemorySemaphore
 from memory import MemoryReading, cuda_memory, memory_events, mps_memory, own_bytes, pressure, read_ram
 from memory_watch import MemoryView, MemoryWatch
@@ -96,22 +101,29 @@ def read_settings() -> Settings:
 
 
 @contextlib.asynccontextmanager
-async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIterator[Services]:
-    """All parts of one server, made from plain values, closed in the opposite order.
+async def wired(settings: Settings, *, listens: bool = True) -> AsyncIterator[Services]:
+    """All parts of one process, made from plain values, closed in the opposite order.
 
-    *does_jobs*: with engines, and a runner that uses them; None: as the settings say.
+    *listens*: False for a worker, and for who works without a server: it does jobs whatever ROLE says, and is reached
+    by nobody whatever HOST says. Raises ConfigurationError.
     """
-    does_jobs = settings.does_jobs if does_jobs is None else does_jobs
+    does_jobs = settings.does_jobs or not listens
     # More than there are cores: most threads wait, for the database or for the network.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "stenogate"))
     async with contextlib.AsyncExitStack() as stack:
         try:
             settings.data_dir.mkdir(parents=True, exist_ok=True)
             first = stack.enter_context(claimed(settings.work_path))
-            keys = _keys(settings)
+            own_keys = _own_keys(settings)
             webhook_secret = _webhook_secret(settings)
         except OSError as error:
             raise ConfigurationError(f"DATA_DIR={settings.data_dir} cannot be used: {error.strerror}.") from error
+        database = Database(settings.database)
+        stack.callback(database.close)
+        await asyncio.to_thread(database.migrate)
+        keys = await known_keys(settings, own_keys, database)
+        if listens:
+            refuse_unguarded(settings, keys)
         try:
             media, uploads = await asyncio.to_thread(stores, settings, stack)
             # NOTE: in a folder that machines share, others may be writing.
@@ -126,7 +138,8 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
         token = settings.hf_token.get_secret_value() if settings.hf_token else None
         library = ModelLibrary(settings.model_path, downloads=settings.model_downloads, hf_token=token)
         ffmpeg = FFmpeg.locate(settings.ffmpeg)
-        proxy = await stack.enter_async_context(EgressProxy(AddressPolicy(settings.private_hosts_allowed)))
+        anywhere, by_link = policies(settings)
+        proxy = await stack.enter_async_context(EgressProxy(anywhere))
         ram = read_ram(limit_bytes=settings.memory_limit_mb * MIB)
         ledger = SeenMemory(settings.data_dir / "seen-memory.json")
         sizes = sizing(settings, default_model, ram, ledger)
@@ -134,7 +147,7 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
             sizes = dataclasses.replace(sizes, plans=(), engine_bytes=0, elsewhere=True)
         log.info("sized", plans=[dataclasses.asdict(plan) for plan in sizes.plans])
         metrics = Metrics()
-        admission = gate(settings, ram, sizes, metrics)
+        admission = gate(settings, ram, sizes, metrics, keys)
         stack.callback(ledger.save)
         watch = await stack.enter_async_context(MemoryWatch(partial(look, settings), admission))
         engines = await stack.enter_async_context(
@@ -176,6 +189,7 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
             ffmpeg_path=ffmpeg.path,
             max_bytes=settings.max_download_mb * MIB,
             timeout_s=settings.download_timeout_s,
+            policy=by_link,
         )
         upstream = upstream_of(settings, ffmpeg, transcriber)
         if upstream is not None:
@@ -190,9 +204,6 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
             upstream=upstream,
         )
         disk = Disk(settings.data_dir, settings.disk_reserve_mb * MIB)
-        database = Database(settings.database)
-        stack.callback(database.close)
-        await asyncio.to_thread(database.migrate)
         workers = FleetWatch(Fleet(database))
         await workers.look()
         await stack.enter_async_context(background(workers.keep_looking(), "fleet watch"))
@@ -223,6 +234,7 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
                 disk,
                 admission,
                 metrics,
+                keys,
                 alone=first,
                 facts=facts if does_jobs else None,
             )
@@ -249,8 +261,11 @@ async def wired(settings: Settings, *, does_jobs: bool | None = None) -> AsyncIt
             link_secret=hashlib.sha256(f"links {webhook_secret}".encode()).digest(),
             work_folder=settings.work_path,
             default_model=default_model,
+            pace=Pace(settings.body_idle_s, settings.min_body_bytes_s),
+            cors_origins=settings.cors_origins,
             default_beam_size=settings.beam_size,
             max_upload_bytes=settings.max_upload_mb * MIB,
+            admin_only=frozenset(settings.admin_only),
             live=live if does_jobs else None,
         )
 
@@ -313,6 +328,12 @@ def upstream_of(settings: Settings, ffmpeg: FFmpeg, transcriber: Transcriber) ->
     )
 
 
+def policies(settings: Settings) -> tuple[AddressPolicy, AddressPolicy]:
+    """Where this server may go at all, and where links may lead: webhooks need not stay where links do."""
+    anywhere = AddressPolicy(settings.private_hosts_allowed, settings.link_hosts_denied)
+    return anywhere, dataclasses.replace(anywhere, hosts_allowed=settings.link_hosts_allowed)
+
+
 def sizing(settings: Settings, model: str, ram: MemoryReading, ledger: SeenMemory) -> Sizing:
     """The engines for this machine. Raises ConfigurationError for devices that have no such name."""
     return sized(
@@ -332,7 +353,30 @@ def sizing(settings: Settings, model: str, ram: MemoryReading, ledger: SeenMemor
     )
 
 
-def gate(settings: Settings, ram: MemoryReading, sizes: Sizing, metrics: Metrics) -> AdmissionController:
+async def known_keys(settings: Settings, own: Sequence[str], database: Database) -> Keys:
+    """The settings' keys, or the one that this server has made itself, and those in the database."""
+    keys = Keys(
+        own,
+        batch_keys=(key.get_secret_value() for key in settings.batch_keys),
+        loopback_only=not settings.api_keys,
+        store=KeyStore(database),
+        failures=Failures(settings.max_failures_per_minute),
+    )
+    await keys.look()
+    return keys
+
+
+def refuse_unguarded(settings: Settings, keys: Keys) -> None:
+    """Raises ConfigurationError where other machines can reach a server that has no key for them."""
+    if keys.loopback_only and not settings.is_loopback:
+        raise ConfigurationError(
+            f"HOST={settings.host} lets other machines reach this server, but there is no key for them. Make one "
+            "(scripts/keys make), set API_KEYS to one or more long random strings (such as: export "
+            "API_KEYS=$(openssl rand -hex 32)), or set HOST=127.0.0.1."
+        )
+
+
+def gate(settings: Settings, ram: MemoryReading, sizes: Sizing, metrics: Metrics, keys: Keys) -> AdmissionController:
     """The gate, with the memory that the engines and the server leave."""
     budget_bytes = max(prices.LARGEST_BYTES, ram.total_bytes - sizes.engine_bytes - prices.SERVER_BYTES)
     return AdmissionController(
@@ -350,8 +394,9 @@ def gate(settings: Settings, ram: MemoryReading, sizes: Sizing, metrics: Metrics
             timeout_s=settings.queue_timeout_s,
             max_per_key=settings.max_requests_per_key,
             max_audio_s_a_day=settings.max_audio_s_per_day,
-            several_keys=len(settings.api_keys) > 1,
         ),
+        limits_of=keys.limits,
+        several_keys=lambda: keys.several,
         on_granted=metrics.waited,
     )
 
@@ -366,6 +411,7 @@ async def job_desk(
     disk: Disk,
     admission: AdmissionController,
     metrics: Metrics,
+    keys: Keys,
     *,
     alone: bool,
     facts: Callable[[int], Facts] | None,
@@ -375,7 +421,12 @@ async def job_desk(
     the number of jobs that run; None: it does no jobs."""
     owner = f"{socket.gethostname()[:40]}:{secrets.token_hex(8)}"
     leases, bells = Leases(database, owner, lease_s=settings.job_lease_s), Bells()
-    store = JobStore(database, lease_s=settings.job_lease_s, max_queued=settings.max_queued_jobs)
+    store = JobStore(
+        database,
+        lease_s=settings.job_lease_s,
+        max_queued=settings.max_queued_jobs,
+        several_keys=lambda: keys.several,
+    )
     fleet = Fleet(database)
     # A database with an address of its own may be others', too, whose data lies elsewhere.
     if alone and not settings.database_url.get_secret_value():
@@ -475,13 +526,9 @@ def look(settings: Settings) -> MemoryView:
     return MemoryView(devices, pressure(), memory_events(), own_bytes())
 
 
-def _keys(settings: Settings) -> Keys:
-    if settings.api_keys:
-        return Keys(
-            (key.get_secret_value() for key in settings.api_keys),
-            batch_keys=(key.get_secret_value() for key in settings.batch_keys),
-        )
-    return Keys([kept_key(key_file(settings))], loopback_only=True)
+def _own_keys(settings: Settings) -> list[str]:
+    """Raises OSError where one is to be made, and cannot be kept."""
+    return [key.get_secret_value() for key in settings.api_keys] or [kept_key(key_file(settings))]
 
 
 def _webhook_secret(settings: Settings) -> str:

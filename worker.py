@@ -144,7 +144,7 @@ def made_app() -> Celery:
 
     # Celery leaves the logs alone where somebody listens here.
     signals.setup_logging.connect(log_here, weak=False)
-    serve(app, Worker(lambda: wired(settings, does_jobs=True)))
+    serve(app, Worker(lambda: wired(settings, listens=False)))
     return app
 
 

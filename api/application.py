@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 
 from api import (
     batch,
@@ -25,7 +25,10 @@ from api import (
     subtitle,
     transcribe,
     vocabulary,
+    webhook_secret,
 )
+from api.cross_origin import CrossOrigin
+from api.document import document
 from api.middleware import RequestMiddleware
 
 DESCRIPTION = """Transcribes recordings, videos and links on your own machine.
@@ -44,6 +47,7 @@ ROOMS = (
     batch,
     jobs,
     events,
+    webhook_secret,
     files,
     operations,
     capacity,
@@ -62,15 +66,35 @@ def assemble(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | 
         # FastAPI's own pages load their scripts from other people's servers.
         docs_url=None,
         redoc_url=None,
+        # Served with the docs page, behind the same guard.
+        openapi_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
     for room in ROOMS:
         app.include_router(room.router)
-    app.include_router(docs_page.router(app.title, app.openapi_url or ""))
-    problems.install(app)
+    app.include_router(docs_page.router(app.title, lambda: _openapi(app)))
+    problems.install(app, allowed_methods())
+    # Inside: a browser's question beforehand gets an id and a line in the log, too.
+    app.add_middleware(CrossOrigin)
     app.add_middleware(RequestMiddleware)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+def allowed_methods() -> dict[str, set[str]]:
+    """From each path to all methods that it answers: routers know those of one route, which may have fellows."""
+    methods: dict[str, set[str]] = {}
+    for room in ROOMS:
+        for route in room.router.routes:
+            if isinstance(route, APIRoute):
+                methods.setdefault(route.path, set()).update(route.methods or ())
+    return methods
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        app.openapi_schema = document(app)
+    return app.openapi_schema
 
 
 def _version() -> str:
@@ -78,25 +102,3 @@ def _version() -> str:
         return importlib.metadata.version("stenogate")
     except importlib.metadata.PackageNotFoundError:
         return "0.1.0"
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        problem = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= problem.pop("$defs", {}) | {"Problem": problem}
-        _without_fastapi_errors(document)
-        app.openapi_schema = document
-    return app.openapi_schema
-
-
-def _without_fastapi_errors(document: dict[str, Any]) -> None:
-    """FastAPI promises its own error shape wherever a path has a parameter; here all errors are problems."""
-    for name in ("HTTPValidationError", "ValidationError"):
-        document["components"]["schemas"].pop(name, None)
-    for operations_of_path in document["paths"].values():
-        for operation in operations_of_path.values():
-            refused = operation["responses"].get("422", {})
-            if "HTTPValidationError" in str(refused):
-                del operation["responses"]["422"]

@@ -16,13 +16,14 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Header, Request, Response
 from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, WithJsonSchema
 
+from access.keys import Scope
 from api.handing_in import IdempotencyKey
 from api.hangup import while_connected
 from api.job_description import described
 from api.parameters import Parameters, documentation, parse
 from api.problems import InvalidParameters, responses
 from api.providers import check_provider, decided, work_of
-from api.security import key_name, require_key
+from api.security import check_scope, key_name, require_key
 from api.services import Services, services
 from api.transcribe import TranscribeParameters, options_of
 from api.uploads import MAX_FORM_BYTES, read_body
@@ -160,8 +161,11 @@ async def submit_batch(
     Uploads are handed in one by one, with `mode=async`.
     """
     parts, key = services(request), key_name(request)
+    check_scope(request, Scope.TRANSCRIBE)
     parts.admission.check_accepts(Work.TRANSCRIPTION, key)
     asked = await _read(request)
+    if asked.urls:
+        check_scope(request, Scope.DOWNLOAD)
     if asked.callback_url is not None:
         parts.webhooks.check(asked.callback_url)
     pattern = replace(
@@ -286,7 +290,7 @@ async def _size_s(parts: Services, pattern: NewJob, entry: _Entry) -> float | No
     if entry.field == "urls":
         parts.fetcher.check(entry.reference)
         return None
-    path = await asyncio.to_thread(parts.media.resolve, entry.reference)
+    path = await asyncio.to_thread(parts.media.resolve, entry.reference, pattern.key)
     return await parts.transcriber.measure(path, pattern.key, pattern.priority)
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 import prices
 from admission import AdmissionController
 from api.problems import responses
-from api.security import require_key
+from api.security import guarded
 from api.services import Services, services
 from errors import NotReady, Unauthorized
 from jobs.fleet import Member
@@ -19,7 +19,7 @@ from limits import Plan
 from memory_watch import MemoryWatch
 from reservation import Work
 
-router = APIRouter(tags=["operations"], dependencies=[Depends(require_key)])
+router = APIRouter(tags=["operations"], dependencies=[Depends(guarded("capacity"))])
 
 WHY = {
     "cores": "The cores are the limit: more memory would not make it faster.",

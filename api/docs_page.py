@@ -1,16 +1,19 @@
-"""The page at /docs: Swagger UI, served from this machine alone."""
+"""The page at /docs: Swagger UI, served from this machine alone, and the document that it shows."""
 
 from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
+from collections.abc import Callable
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
+from api.security import guard_docs
 from errors import NotFound
 
 _PACKAGE = distribution("fastapi-swagger")
@@ -35,10 +38,17 @@ _STYLE = "<style>.swagger-ui label.parameter__empty_value_toggle { display: none
 """A switch at every field of a form; here it changes nothing, an empty field counts as not given."""
 
 
-def router(title: str, openapi_url: str) -> APIRouter:
-    """/docs and what it is made of. *openapi_url* is an absolute path."""
-    page, policy = _page(title, openapi_url)
-    room = APIRouter(include_in_schema=False)
+OPENAPI_URL = "/openapi.json"
+
+
+def router(title: str, document: Callable[[], dict[str, Any]]) -> APIRouter:
+    """/docs and what it is made of, the OpenAPI *document* among it."""
+    page, policy = _page(title, OPENAPI_URL)
+    room = APIRouter(include_in_schema=False, dependencies=[Depends(guard_docs)])
+
+    @room.get(OPENAPI_URL)
+    async def describe() -> JSONResponse:
+        return JSONResponse(document())
 
     @room.get("/docs")
     async def show() -> HTMLResponse:

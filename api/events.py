@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import structlog
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
-from api.event_stream import HEARTBEAT, HEARTBEAT_S, EventStream, message, rounded
+from api.event_stream import HEARTBEAT, HEARTBEAT_S, EventStream, documented, message, rounded
 from api.job_description import JobProgress, JobQueue, described
 from api.problems import responses
 from api.security import require_key_or_token
@@ -56,7 +56,7 @@ data: {"start":0.3,"end":7.9,"text":"And so, my fellow Americans,"}
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Events until the job is over.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}},
+        "content": documented(EXAMPLE),
     },
     204: {"description": "The job is over, and the caller has had its last event."},
 }

@@ -1,4 +1,4 @@
-"""The files that /download and /extract-audio leave: listed, sent (ranges included), deleted."""
+"""The files that /download, /extract-audio and /subtitle leave, to their keys: listed, sent (ranges too), deleted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from api.problems import answer, responses
 from api.schemas import FileList, StoredFile
-from api.security import require_key
+from api.security import key_name, require_key
 from api.services import services
 from downloads.media import MediaFile
 from errors import MediaNotFound, NotReady, RangeNotSatisfiable, Unauthorized
@@ -29,7 +29,7 @@ router = APIRouter(prefix="/files", tags=["files"], dependencies=[Depends(requir
 def described(media: MediaFile) -> StoredFile:
     return StoredFile(
         id=media.id,
-        path=str(media.path),
+        path=media.path.name,
         file_name=media.name,
         media_type=media.media_type,
         bytes=media.bytes,
@@ -39,8 +39,9 @@ def described(media: MediaFile) -> StoredFile:
 
 @router.get("", summary="List the stored files", responses=responses(Unauthorized, NotReady))
 async def list_files(request: Request) -> FileList:
-    media = services(request).media
-    return FileList(files=[described(item) for item in await asyncio.to_thread(media.list)])
+    """Those of the key that asks, newest first."""
+    found = await asyncio.to_thread(services(request).media.list, key_name(request))
+    return FileList(files=[described(item) for item in found])
 
 
 @router.get(
@@ -51,9 +52,9 @@ async def list_files(request: Request) -> FileList:
 )
 async def send_file(request: Request, id: str) -> Response:
     """Understands Range, so that players can seek and broken downloads go on."""
-    store = services(request).media
-    media = await asyncio.to_thread(store.get, id)
-    path = await asyncio.to_thread(store.resolve, id)
+    store, owner = services(request).media, key_name(request)
+    media = await asyncio.to_thread(store.get, id, owner)
+    path = await asyncio.to_thread(store.resolve, id, owner)
     try:
         stat = await asyncio.to_thread(os.stat, path)
     except FileNotFoundError as error:
@@ -65,7 +66,7 @@ async def send_file(request: Request, id: str) -> Response:
     "/{id}", summary="Delete a stored file", status_code=204, responses=responses(Unauthorized, MediaNotFound, NotReady)
 )
 async def delete_file(request: Request, id: str) -> None:
-    await asyncio.to_thread(services(request).media.delete, id)
+    await asyncio.to_thread(services(request).media.delete, id, key_name(request))
 
 
 class _MediaResponse(FileResponse):

@@ -93,18 +93,20 @@ def limit_headers(scope: Scope) -> dict[str, str]:
     admission: AdmissionController = scope["app"].state.services.admission
     policies, left = [], []
     if (requests_left := admission.requests_left(key)) is not None:
-        policies.append(f'"requests";q={admission.bounds.max_per_key}')
+        policies.append(f'"requests";q={admission.keys.max_requests(key)}')
         left.append(f'"requests";r={requests_left}')
     if (audio_left_s := admission.audio_left_s(key)) is not None:
-        policies.append(f'"audio-seconds";q={math.floor(admission.bounds.max_audio_s_a_day)};w=86400')
+        policies.append(f'"audio-seconds";q={math.floor(admission.keys.max_audio_s_a_day(key))};w=86400')
         left.append(f'"audio-seconds";r={math.floor(audio_left_s)};t={admission.quota_resets_in_s()}')
     return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(left)} if policies else {}
 
 
-def told_of(state: Mapping[str, Any]) -> dict[str, float]:
-    """What a request's log line tells of its way through the gate: seconds of waiting, and the service's peak."""
+def told_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a request's log line tells of its key, by name, and of its way through the gate: seconds of waiting, and
+    the service's peak."""
+    told: dict[str, Any] = {"owner": state["key_name"]} if state.get("key_name") else {}
     place = state.get("reservation")
     if not isinstance(place, Reservation):
-        return {}
-    told = {"wait_s": round(place.wait_s, 3)}
+        return told
+    told["wait_s"] = round(place.wait_s, 3)
     return told | {"peak_mib": round(place.peak_bytes / 2**20)} if place.peak_bytes else told

@@ -15,12 +15,13 @@ from fastapi import Header, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
+from access.keys import Scope
 from api.gate import Patience
 from api.hangup import while_connected
-from api.job_description import described
+from api.job_description import JobDescription, described
 from api.parameters import Parameters, read_request
 from api.providers import Door
-from api.security import key_name
+from api.security import check_scope, key_name
 from api.services import Services, services
 from api.streaming import Stream, Telling
 from api.uploads import Upload
@@ -33,6 +34,15 @@ from workfolder import private_folder
 
 JOB_ERRORS = (IdempotencyConflict, StoreUnavailable, UploadGone)
 """What every endpoint that makes a job may answer besides its own."""
+
+ACCEPTED: dict[int | str, dict[str, Any]] = {
+    202: {
+        "description": "The job, with mode=async or Prefer: respond-async: ask for it later.",
+        "model": JobDescription,
+        "headers": {"Preference-Applied": {"schema": {"const": "respond-async"}}},
+    }
+}
+"""What every endpoint answers that makes a job of what is not waited for."""
 
 IdempotencyKey = Annotated[
     str | None,
@@ -105,6 +115,8 @@ async def handed_in(
             folder = stack.enter_context(private_folder(parts.work_folder))
             asked, upload = await read_request(request, model, folder / "upload", max_bytes, check)
             wanted = want(asked, upload)
+            if wanted.source.get("url"):
+                check_scope(request, Scope.DOWNLOAD)
             if work is Work.TRANSCRIPTION and (words := await asyncio.to_thread(parts.vocabularies.text, key)):
                 own = {"hotwords": hotwords(wanted.options.get("hotwords"), words)}
                 wanted = replace(wanted, options=wanted.options | own)
@@ -141,12 +153,13 @@ async def _accepted(parts: Services, new: NewJob, upload: Path | None) -> Respon
     if url := new.source.get("url"):
         parts.fetcher.check(url)
     elif new.work in OF_AUDIO:
-        async with (
-            parts.media.opened(new.source["file"]) if upload is None else contextlib.nullcontext(upload) as source
-        ):
+        named = contextlib.nullcontext(upload) if upload else parts.media.opened(new.source["file"], new.key)
+        async with named as source:
             size_s = await parts.transcriber.measure(source, new.key, new.priority)
         parts.admission.check_accepts(new.work, new.key, size_s)
         new = replace(new, size=size_s)
+    elif upload is None:
+        await asyncio.to_thread(parts.media.check, new.source["file"], new.key)
     job = await parts.desk.submit(new, upload)
     content = (await described(parts, job)).model_dump(mode="json", exclude_none=True)
     return JSONResponse(content, 202, {"Location": f"/jobs/{job.id}", "Preference-Applied": "respond-async"})

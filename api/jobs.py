@@ -9,25 +9,54 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
+from access.keys import Scope
 from api.job_description import JobDescription, described
 from api.media import downloaded, extracted
 from api.problems import responses
-from api.schemas import TRANSCRIPTION_RESPONSES
-from api.security import key_name, require_key
+from api.schemas import TRANSCRIPTION_RESPONSES, DownloadedFile, ExtractedFile, SubtitledFile
+from api.security import check_scope, key_name, require_key
 from api.services import Services, services
 from api.subtitle import subtitled_file
 from api.transcribe import rendered
 from errors import (
+    AlignmentUnavailable,
+    AudioTooLong,
+    DiarizationUnavailable,
+    DownloadFailed,
+    DownloadTimeout,
+    DownloadTooLarge,
+    EmptyMedia,
+    EngineFailed,
+    GpuOutOfMemory,
+    InvalidLink,
     InvalidRequest,
     JobCancelled,
     JobNotFound,
     JobNotOver,
+    LinkNotAllowed,
     MediaNotFound,
+    MediaTimeout,
+    ModelUnavailable,
+    NoAudioStream,
+    NoMediaAtLink,
     NotReady,
     NotRetryable,
+    OutOfMemory,
+    PathNotAllowed,
+    ProviderNotAllowed,
+    QuotaUsed,
+    ShuttingDown,
+    StorageFull,
     StoreUnavailable,
+    TooLarge,
     Unauthorized,
+    UnsupportedLanguage,
+    UnsupportedMedia,
     UploadGone,
+    UpstreamFailed,
+    UpstreamTimeout,
+    VoiceActivityUnavailable,
+    WorkerCrashed,
 )
 from jobs.crew import Outcome
 from jobs.model import Job, State
@@ -39,6 +68,24 @@ router = APIRouter(tags=["jobs"], dependencies=[Depends(require_key)])
 
 ERRORS = (Unauthorized, JobNotFound, NotReady, StoreUnavailable)
 MOST_LISTED = 200
+
+_ENDINGS = (
+    *(MediaNotFound, PathNotAllowed, InvalidLink, LinkNotAllowed, NoMediaAtLink, DownloadFailed, DownloadTooLarge),
+    *(DownloadTimeout, AudioTooLong, EmptyMedia, UnsupportedMedia, NoAudioStream, MediaTimeout, UploadGone, TooLarge),
+    *(ModelUnavailable, UnsupportedLanguage, VoiceActivityUnavailable, AlignmentUnavailable, DiarizationUnavailable),
+    *(ProviderNotAllowed, UpstreamFailed, UpstreamTimeout, QuotaUsed, WorkerCrashed, OutOfMemory, GpuOutOfMemory),
+    *(EngineFailed, ShuttingDown, StorageFull),
+)
+"""What can end a job, and is its result then."""
+
+_TRANSCRIPT = TRANSCRIPTION_RESPONSES[200]
+_RESULTS: dict[int | str, dict[str, Any]] = {
+    200: _TRANSCRIPT
+    | {
+        "description": "The transcript, in the response format that was asked for; or the file that was stored.",
+        "model": _TRANSCRIPT["model"] | DownloadedFile | ExtractedFile | SubtitledFile,
+    }
+}
 
 
 class JobList(BaseModel):
@@ -86,7 +133,7 @@ async def get_job(request: Request, id: str) -> JobDescription:
     "/jobs/{id}/result",
     summary="What a job has come to",
     response_class=Response,
-    responses=TRANSCRIPTION_RESPONSES | responses(*ERRORS, InvalidRequest, JobNotOver, JobCancelled, MediaNotFound),
+    responses=_RESULTS | responses(*ERRORS, InvalidRequest, JobNotOver, JobCancelled, *_ENDINGS),
 )
 async def get_result(
     request: Request,
@@ -117,6 +164,8 @@ async def cancel_job(request: Request, id: str) -> JobDescription:
 async def retry_job(request: Request, id: str) -> JobDescription:
     """What was finished of it is not done again."""
     parts = services(request)
+    if (await _job(parts, request, id)).source.get("url"):
+        check_scope(request, Scope.DOWNLOAD)
     return await described(parts, await parts.desk.retry(id, key_name(request)))
 
 

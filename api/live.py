@@ -16,16 +16,19 @@ from pydantic import Field
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 import prices
+from access.keys import Key, Scope
+from api.cross_origin import may_open
 from api.event_stream import rounded
 from api.parameters import Pairs, Parameters, parse
-from api.problems import ClientGone, InvalidParameters, problem_of
-from api.security import refuse_strange_bind, sent_keys
+from api.problems import ClientGone, InvalidParameters, answer, problem_of
+from api.security import opened, sent_keys
 from api.services import Services, services
 from api.transcribe import TranscribeParameters, options_of
 from errors import (
     ClientStalled,
     InvalidRequest,
     NotReady,
+    OriginNotAllowed,
     QuotaUsed,
     ServiceError,
     ShuttingDown,
@@ -151,6 +154,8 @@ class _Conversation:
     async def _held(self) -> int:
         """The code with which the connection was closed; 1006 where it was lost."""
         try:
+            if not self._from_allowed_origin():
+                return await self._shut_out(OriginNotAllowed())
             await self._websocket.accept()
             await self._spoken()
             return await self._close(1000)
@@ -161,6 +166,16 @@ class _Conversation:
         except Exception as error:
             log.exception("unexpected exception", exc_info=error)
             return await self._refused(ServiceError())
+
+    def _from_allowed_origin(self) -> bool:
+        headers = self._websocket.headers
+        return may_open(headers.get("origin"), headers.get("host"), self._parts.cors_origins)
+
+    async def _shut_out(self, error: ServiceError) -> int:
+        """Refuse the connection itself, with *error* as its answer."""
+        log.info(error.message, code=error.code)
+        await self._websocket.send_denial_response(answer(error, {"X-Request-ID": current_request_id() or ""}))
+        return close_code(error)
 
     async def _refused(self, error: ServiceError) -> int:
         """Tell of *error* and close."""
@@ -182,8 +197,8 @@ class _Conversation:
     async def _spoken(self) -> None:
         """The conversation as it goes where nothing goes wrong."""
         parts, admission = self._parts, self._parts.admission
-        refuse_strange_bind(self._websocket)
-        key = await self._key()
+        opens = await self._key()
+        key = opens.owner
         asked = asked_in(self._websocket.query_params.multi_items(), parts)
         if parts.live is None:
             raise NotReady("This server has no engine of its own, which live text needs.")
@@ -205,13 +220,13 @@ class _Conversation:
             ) as session:
                 self._session = session
                 await self._send("ready", _ready(asked, parts.live))
-                await self._listen(session, parts.live.idle_s)
+                await self._listen(session, opens, parts.live.idle_s)
         await self._send(
             "end", {"duration": rounded(session.duration_s, 3), "language": session.language, "text": session.text}
         )
 
-    async def _key(self) -> str:
-        """The name of the key that came in a header, or else comes in the first message. Raises Unauthorized."""
+    async def _key(self) -> Key:
+        """The key that came in a header, or else comes in the first message. Raises what `opened` raises."""
         sent = sent_keys(self._websocket)
         if not sent:
             first = await self._received(KEY_S)
@@ -219,10 +234,7 @@ class _Conversation:
             if said.get("type") != "start" or not isinstance(said.get("key"), str):
                 raise Unauthorized('Send the key in a header, or {"type":"start","key":"…"} as the first message.')
             sent = [said["key"].encode()]
-        name = self._parts.keys.admit(sent)
-        if name is None:
-            raise Unauthorized
-        return name
+        return await opened(self._websocket, sent, Scope.TRANSCRIBE)
 
     def _counted(self, key: str, model: str) -> Callable[[float], None]:
         """Counts the seconds that are heard, and refuses more than the key may have in a day."""
@@ -236,10 +248,12 @@ class _Conversation:
 
         return count
 
-    async def _listen(self, session: LiveSession, idle_s: float) -> None:
+    async def _listen(self, session: LiveSession, key: Key, idle_s: float) -> None:
         """Hear what comes, until the caller stops."""
         while True:
             message = await self._received(idle_s)
+            # A session may last for hours, and a key be revoked meanwhile.
+            await self._parts.keys.check(key)
             if isinstance(message, bytes):
                 await session.feed(message)
                 continue

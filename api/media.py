@@ -8,11 +8,11 @@ from pydantic import Field
 
 from api.files import described
 from api.gate import GATE_ERRORS, Patient
-from api.handing_in import JOB_ERRORS, IdempotencyKey, JobParameters, Prefer, Wanted, handed_in
+from api.handing_in import ACCEPTED, JOB_ERRORS, IdempotencyKey, JobParameters, Prefer, Wanted, handed_in
 from api.parameters import documentation
 from api.problems import InvalidParameters, responses
 from api.schemas import DownloadedFile, ExtractedFile
-from api.security import require_key
+from api.security import may_download, may_transcribe
 from api.services import services
 from api.uploads import MAX_FORM_BYTES, Upload
 from downloads.extract import AudioFormat, ExtractOptions
@@ -44,7 +44,7 @@ from errors import (
 from jobs.crew import DOWNLOAD_OPTIONS, EXTRACT_OPTIONS, DownloadOptions, Outcome
 from reservation import Work
 
-router = APIRouter(tags=["media"], dependencies=[Depends(require_key)])
+router = APIRouter(tags=["media"])
 
 
 class DownloadParameters(JobParameters):
@@ -70,7 +70,10 @@ class ExtractParameters(JobParameters):
 @router.post(
     "/download",
     summary="Fetch the media behind a link",
-    responses=responses(
+    dependencies=[Depends(may_download)],
+    responses={200: {"description": "The stored file.", "model": DownloadedFile}}
+    | ACCEPTED
+    | responses(
         *(Unauthorized, InvalidRequest, InvalidLink, LinkNotAllowed, NoMediaAtLink, DownloadFailed, DownloadTooLarge),
         *(DownloadTimeout, UploadTooLarge, ShuttingDown, StorageFull, NotReady, *GATE_ERRORS, *JOB_ERRORS),
     ),
@@ -123,7 +126,10 @@ def downloaded(media: MediaFile) -> DownloadedFile:
 @router.post(
     "/extract-audio",
     summary="Take the sound out of a video",
-    responses=responses(
+    dependencies=[Depends(may_transcribe)],
+    responses={200: {"description": "The stored file.", "model": ExtractedFile}}
+    | ACCEPTED
+    | responses(
         *(Unauthorized, InvalidRequest, NoAudio, AmbiguousAudio, MediaNotFound, PathNotAllowed, UploadTooLarge),
         *(AudioTooLong, EmptyMedia, UnsupportedMedia, NoAudioStream, MediaTimeout, ShuttingDown, StorageFull, NotReady),
         *(*GATE_ERRORS, *JOB_ERRORS),

@@ -10,9 +10,12 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.cross_origin import CrossOrigin
 from api.gate import limit_headers, told_of
+from api.pace import Pace, Wait
 from api.problems import ClientGone, answer
-from errors import ConfigurationError, ServiceError, ShuttingDown
+from api.safe_headers import make_safe
+from errors import ClientStalled, ConfigurationError, MalformedRequest, ServiceError, ShuttingDown
 from telemetry import request_bound, request_id
 
 LINGER_S = 2.0
@@ -49,13 +52,19 @@ class _Exchange:
         self._send = send
         self._status: int | None = None
         self._body_pending = _announces_body(Headers(scope=scope))
+        self._wait = Wait(_pace(scope))
 
     async def run(self, app: ASGIApp) -> None:
         started = time.monotonic()
         status = 500
         try:
-            await app(self._scope, self.receive, self.send)
-            status = self._status or 500
+            if _has_two_ends(Headers(scope=self._scope)):
+                status = await self._answer(
+                    MalformedRequest("Content-Length and Transfer-Encoding exclude each other.")
+                )
+            else:
+                await app(self._scope, self.receive, self.send)
+                status = self._status or 500
         except ClientGone:
             status = 499
         except asyncio.CancelledError:
@@ -77,10 +86,23 @@ class _Exchange:
 
     async def _answer(self, error: ServiceError) -> int:
         if self._status is None:
-            await answer(error)(self._scope, self.receive, self.send)
+            await CrossOrigin(answer(error))(self._scope, self.receive, self.send)
         return self._status or error.status
 
     async def receive(self) -> Message:
+        """What comes from the caller. Raises ClientStalled where the body comes too slowly."""
+        # A hang-up is waited for however long, and who is being answered already cannot be told otherwise.
+        if not self._body_pending or self._status is not None:
+            return await self._next()
+        try:
+            async with asyncio.timeout(self._wait.begin()):
+                message = await self._next()
+        except TimeoutError:
+            raise ClientStalled("The request's body came too slowly, or not at all.") from None
+        self._wait.end(len(message.get("body", b"")))
+        return message
+
+    async def _next(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.disconnect" or not message.get("more_body", False):
             self._body_pending = False
@@ -91,8 +113,7 @@ class _Exchange:
             self._status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self._name
-            headers["X-Content-Type-Options"] = "nosniff"
-            headers.setdefault("Cache-Control", "no-store")
+            make_safe(headers, self._scope["scheme"])
             for name, value in limit_headers(self._scope).items():
                 headers[name] = value
             if self._body_pending:
@@ -113,11 +134,23 @@ class _Exchange:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):
                 while self._body_pending and thrown_away < LINGER_BYTES:
-                    thrown_away += len((await self.receive()).get("body", b""))
+                    thrown_away += len((await self._next()).get("body", b""))
+
+
+def _pace(scope: Scope) -> Pace:
+    # A server that is starting or has stopped has no services.
+    parts = getattr(scope["app"].state, "services", None)
+    return parts.pace if parts else Pace()
 
 
 def _announces_body(headers: Headers) -> bool:
     return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+
+def _has_two_ends(headers: Headers) -> bool:
+    """Whether a proxy in front may find the body's end elsewhere, and take its rest for somebody's next request."""
+    # RFC 9112, 6.1: chunks count then, and the connection ends. Refused at once: only attacks come so.
+    return "transfer-encoding" in headers and "content-length" in headers
 
 
 def _path(scope: Scope) -> str:

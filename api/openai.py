@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from api import openai_answers
+from api.event_stream import documented
 from api.gate import GATE_ERRORS, Patience, Patient
 from api.handing_in import JOB_ERRORS, IdempotencyKey, Wanted, handed_in
 from api.openai_errors import responses
@@ -26,7 +27,7 @@ from api.openai_parameters import (
 from api.openai_stream import DeltaTeller
 from api.parameters import documentation
 from api.problems import InvalidParameters
-from api.security import require_key
+from api.security import may_transcribe
 from api.services import Services, services
 from api.uploads import Upload
 from errors import (
@@ -58,7 +59,7 @@ from transcription import models
 from transcription.core import Transcript, TranscriptionOptions
 from transcription.models import AvailableModel
 
-router = APIRouter(prefix="/v1", tags=["OpenAI's interface"], dependencies=[Depends(require_key)])
+router = APIRouter(prefix="/v1", tags=["OpenAI's interface"], dependencies=[Depends(may_transcribe)])
 
 _ERRORS = responses(
     *(Unauthorized, InvalidRequest, NoAudio, AmbiguousAudio, UnknownModel, ModelUnavailable, UnsupportedLanguage),
@@ -89,13 +90,15 @@ class OpenAIModelList(BaseModel):
 def _documented(model: type[SpeechParameters]) -> dict[str, Any]:
     """OpenAPI's words for the form."""
     described = documentation(model, example={}, file="The recording: audio or video in any usual format.")
-    form = described["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    form = described["requestBody"]["content"]["multipart/form-data"]["schema"]
     properties = {
         f"{name}[]" if name in model.lists else name: schema
-        for name, schema in form.items()
+        for name, schema in form["properties"].items()
         if name in ("file", *model.own_fields())
     }
-    schema = {"type": "object", "required": ["file", "model"], "properties": properties}
+    # Here an empty one is one that is missing.
+    properties["model"] = properties["model"] | {"minLength": 1}
+    schema = form | {"required": ["file", "model"], "properties": properties}
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
@@ -106,10 +109,7 @@ def _answers(*, streamed: bool) -> dict[int | str, dict[str, Any]]:
         "text/plain": text,
     }
     if streamed:
-        content["text/event-stream"] = {
-            "schema": {"type": "string"},
-            "example": f'data: {{"type":"transcript.text.delta","delta":"{_SAID}"}}\n\n',
-        }
+        content |= documented(f'data: {{"type":"transcript.text.delta","delta":"{_SAID}"}}\n\n')
     return {200: {"description": "The transcript, as response_format says.", "content": content}, **_ERRORS}
 
 

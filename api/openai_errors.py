@@ -11,6 +11,7 @@ from starlette.types import Scope
 from errors import (
     AmbiguousAudio,
     AudioTooLong,
+    ClientStalled,
     DiarizationUnavailable,
     EmptyMedia,
     EngineFailed,
@@ -21,7 +22,11 @@ from errors import (
     NoAudioStream,
     OutOfMemory,
     QuotaUsed,
+    ScopeMissing,
     ServiceError,
+    StoreUnavailable,
+    TooManyFailures,
+    Unauthorized,
     UnknownModel,
     UnsupportedLanguage,
     UnsupportedMedia,
@@ -87,10 +92,19 @@ def headers(error: ServiceError) -> dict[str, str]:
     return {}
 
 
+def with_implied(errors: Sequence[type[ServiceError]]) -> tuple[type[ServiceError], ...]:
+    """*errors*, and what comes with them wherever they do."""
+    # Whoever looks at a key may find more amiss with it.
+    of_keys = (ScopeMissing, TooManyFailures, StoreUnavailable) if Unauthorized in errors else ()
+    # What takes a body waits for it.
+    of_bodies = (ClientStalled,) if UploadTooLarge in errors else ()
+    return tuple(dict.fromkeys((*errors, *of_keys, *of_bodies, ServiceError)))
+
+
 def responses(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's words for *errors*: one entry a status, one example a code."""
     documented: dict[int | str, dict[str, Any]] = {}
-    for kind in (*errors, ServiceError):
+    for kind in with_implied(errors):
         error = kind()
         entry = documented.setdefault(
             status_of(error), {"description": "", "content": {"application/json": {"schema": _SCHEMA, "examples": {}}}}

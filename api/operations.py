@@ -9,7 +9,7 @@ from fastapi.responses import PlainTextResponse
 
 from api.problems import responses
 from api.schemas import Health, ModelList, ModelState, Readiness
-from api.security import refuse_strange_bind, require_key
+from api.security import guarded, refuse_strange_bind, require_key
 from api.services import services
 from errors import NotReady, ShuttingDown, Unauthorized
 from metrics import CONTENT_TYPE
@@ -67,7 +67,7 @@ async def list_models(request: Request) -> ModelList:
 @router.get(
     "/metrics",
     summary="Figures for Prometheus",
-    dependencies=[Depends(require_key)],
+    dependencies=[Depends(guarded("metrics"))],
     response_class=PlainTextResponse,
     responses=responses(Unauthorized, NotReady),
 )

@@ -96,12 +96,13 @@ def documentation(
     properties = {name: _plain(schema, described.get("$defs", {})) for name, schema in described["properties"].items()}
     # NOTE: the docs page fills a form's fields with their examples, or with "string", and sends what it has filled in.
     fields = {name: schema | {"examples": [""]} for name, schema in properties.items()}
+    closed = {"type": "object", "additionalProperties": False}
     content: dict[str, Any] = {}
     if file is not None:
         part = {"type": "string", "format": "binary", "description": file}
-        content["multipart/form-data"] = {"schema": {"type": "object", "properties": {"file": part, **fields}}}
-    content["application/x-www-form-urlencoded"] = {"schema": {"type": "object", "properties": fields}}
-    content["application/json"] = {"schema": {"type": "object", "properties": properties}, "example": example}
+        content["multipart/form-data"] = {"schema": closed | {"properties": {"file": part, **fields}}}
+    content["application/x-www-form-urlencoded"] = {"schema": closed | {"properties": fields}}
+    content["application/json"] = {"schema": closed | {"properties": properties}, "example": example}
     if file is not None:
         content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
     note = f" Required, here or in the body: {', '.join(required)}." if required else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from http import HTTPStatus
 from typing import Any
 
@@ -15,7 +15,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from api import openai_errors
-from errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError, Unauthorized
+from errors import (
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    ServiceError,
+    Unauthorized,
+)
 from telemetry import current_request_id
 
 MEDIA_TYPE = "application/problem+json"
@@ -52,6 +58,10 @@ class InvalidParameters(InvalidRequest):
         self.faults = tuple(faults)
 
 
+class PasswordWanted(Unauthorized):
+    """A person looks at this: a browser is to ask for the key, as a password."""
+
+
 class ClientGone(Exception):
     """The caller hung up: no answer is written, the log says 499."""
 
@@ -80,7 +90,8 @@ def answer(error: ServiceError, headers: Mapping[str, str] | None = None) -> JSO
     """The response to *error*."""
     headers = dict(headers or {})
     if isinstance(error, Unauthorized):
-        headers["WWW-Authenticate"] = 'Bearer realm="stenogate", ApiKey header="X-API-Key"'
+        ways = 'Bearer realm="stenogate", ApiKey header="X-API-Key"'
+        headers["WWW-Authenticate"] = 'Basic realm="stenogate"' if isinstance(error, PasswordWanted) else ways
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
     return _Answer(error, headers)
@@ -112,26 +123,34 @@ def in_openais_shape(error: ServiceError) -> dict[str, Any]:
     return openai_errors.content(error, [name for name, _ in faults])
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error of *app* as a problem. What nobody expected is the middleware's: it logs the trace."""
+def install(app: FastAPI, allowed: Mapping[str, Set[str]]) -> None:
+    """Answer every error of *app* as a problem. What nobody expected is the middleware's: it logs the trace.
+
+    *allowed*: from each path, as its route has it, to the methods that it answers.
+    """
+
+    async def router_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        known: dict[int, ServiceError] = {404: NotFound(), 405: MethodNotAllowed()}
+        told = dict(error.headers or {})
+        if error.status_code == 405 and (methods := allowed.get(getattr(request.scope.get("route"), "path", ""))):
+            told["Allow"] = ", ".join(sorted(methods))
+        return answer(known.get(error.status_code) or InvalidRequest(str(error.detail)), told)
+
     app.add_exception_handler(ServiceError, _service_error)
-    app.add_exception_handler(HTTPException, _router_error)
+    app.add_exception_handler(HTTPException, router_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
 
 
 async def _service_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError)
     if error.status >= 500:
-        log.error(error.message, code=error.code, exc_info=error)
+        # Where it was foreseen and nothing is behind it, a trace would only show the way to this line.
+        unforeseen = error.status == ServiceError.status or error.__cause__ is not None
+        log.error(error.message, code=error.code, exc_info=error if unforeseen else None)
     else:
         log.info(error.message, code=error.code)
     return answer(error)
-
-
-async def _router_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    known: dict[int, ServiceError] = {404: NotFound(), 405: MethodNotAllowed()}
-    return answer(known.get(error.status_code) or InvalidRequest(str(error.detail)), error.headers)
 
 
 async def _validation_error(_: Request, error: Exception) -> JSONResponse:
@@ -147,8 +166,7 @@ def readable(errors: Sequence[Any]) -> list[tuple[str, str]]:
 def responses(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's words for *errors*: one entry a status, one example a code."""
     documented: dict[int | str, dict[str, Any]] = {}
-    listed: tuple[type[ServiceError], ...] = (*errors, ServiceError)
-    for error in listed:
+    for error in openai_errors.with_implied(errors):
         entry = documented.setdefault(
             error.status,
             {"description": "", "content": {MEDIA_TYPE: {"schema": _SCHEMA, "examples": {}}}},

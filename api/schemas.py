@@ -95,10 +95,12 @@ class VerboseTranscriptionSchema(AboutTheWork):
 
 
 class StoredFile(BaseModel):
-    """A file that this server keeps until it is deleted. Give `id` as audio_file or video_file to use it."""
+    """A file that this server keeps for the key that had it made. Give `id` as audio_file or video_file to use it."""
 
     id: str = Field(examples=["5e0d7c1b9a3f4e21"])
-    path: str = Field(examples=["/srv/data/media/5e0d7c1b9a3f4e21.m4a"])
+    path: str = Field(
+        description="Its name in the server's media folder: taken where `id` is.", examples=["5e0d7c1b9a3f4e21.m4a"]
+    )
     file_name: str = Field(examples=["A talk.m4a"])
     media_type: str = Field(examples=["audio/mp4"])
     bytes: int = Field(examples=[1482331])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
 
 from starlette.requests import HTTPConnection
 
+from access.keyring import Keys
 from admission import AdmissionController
-from api.keys import Keys
+from api.pace import Pace
 from disk import Disk
 from downloads.media import Media
 from jobs.crew import Fetcher, Transcriber
@@ -65,10 +66,16 @@ class Services:
     default_model: str
     default_beam_size: int
     max_upload_bytes: int
+    admin_only: frozenset[str] = frozenset()
+    """What only keys with the scope admin see: of metrics, capacity, docs."""
     upstream: Upstream | None = None
     """None where recordings are not handed on."""
     live: LiveText | None = None
     """None where other machines have the engines."""
+    pace: Pace = field(default_factory=Pace)
+    """That bodies must keep."""
+    cors_origins: tuple[str, ...] = ()
+    """Whose pages may call."""
 
 
 def services(request: HTTPConnection) -> Services:

@@ -10,11 +10,11 @@ from pydantic import Field
 
 from api.files import described
 from api.gate import GATE_ERRORS, Patient
-from api.handing_in import JOB_ERRORS, IdempotencyKey, JobParameters, Prefer, Wanted, handed_in
+from api.handing_in import ACCEPTED, JOB_ERRORS, IdempotencyKey, JobParameters, Prefer, Wanted, handed_in
 from api.parameters import documentation, parse
 from api.problems import responses
 from api.schemas import SubtitledFile
-from api.security import require_key
+from api.security import may_transcribe
 from api.services import Services, services
 from api.transcribe import TranscribeParameters, fitting_options
 from api.uploads import Upload
@@ -50,7 +50,7 @@ from jobs.crew import OPTIONS, Outcome
 from reservation import Work
 from transcription.core import ResponseFormat, Task, TranscriptionOptions, VoiceActivity
 
-router = APIRouter(tags=["media"], dependencies=[Depends(require_key)])
+router = APIRouter(tags=["media"], dependencies=[Depends(may_transcribe)])
 
 _OWN = {"video_file", "burn", *JobParameters.model_fields}
 """All others mean what they mean in /transcribe, and are checked as they are there."""
@@ -65,18 +65,18 @@ class SubtitleParameters(JobParameters):
     model_size: str | None = Field(None, description="As in /transcribe.", examples=["base"])
     language: str | None = Field(None, description="What is spoken; absent: it is detected.", examples=["en"])
     task: Task = Field(Task.TRANSCRIBE, description="translate: subtitles in English.")
-    beam_size: int | None = Field(None, description="As in /transcribe.")
-    temperature: float | None = Field(None, description="As in /transcribe.")
-    initial_prompt: str | None = Field(None, description="As in /transcribe.")
-    hotwords: str | None = Field(None, description="Names and words that are likely to be said.")
+    beam_size: int | None = Field(None, ge=1, le=16, description="As in /transcribe.")
+    temperature: float | None = Field(None, ge=0, le=1, allow_inf_nan=False, description="As in /transcribe.")
+    initial_prompt: str | None = Field(None, max_length=1000, description="As in /transcribe.")
+    hotwords: str | None = Field(None, max_length=1000, description="Names and words that are likely to be said.")
     vad: VoiceActivity = Field(VoiceActivity.SILERO, description="Which model finds the speech.")
     multilingual: bool = Field(False, description="Detect the language of each segment anew.")
     align: bool = Field(False, description="Time the words by forced alignment.")
-    align_model: str | None = Field(None, description="As in /transcribe.")
+    align_model: str | None = Field(None, max_length=500, description="As in /transcribe.")
     diarize: bool = Field(False, description="Tell who speaks where another begins.")
-    num_speakers: int | None = Field(None, description="As in /transcribe.")
-    min_speakers: int | None = Field(None, description="As in /transcribe.")
-    max_speakers: int | None = Field(None, description="As in /transcribe.")
+    num_speakers: int | None = Field(None, ge=1, le=50, description="As in /transcribe.")
+    min_speakers: int | None = Field(None, ge=1, le=50, description="As in /transcribe.")
+    max_speakers: int | None = Field(None, ge=1, le=50, description="As in /transcribe.")
     filter_fillers: bool = Field(False, description="Leave out hesitations: um, uh, äh, euh …")
     filter_profanity: bool = Field(False, description="Mask swear words beyond their first letter.")
 
@@ -84,7 +84,9 @@ class SubtitleParameters(JobParameters):
 @router.post(
     "/subtitle",
     summary="Put subtitles into a video",
-    responses=responses(
+    responses={200: {"description": "The stored video.", "model": SubtitledFile}}
+    | ACCEPTED
+    | responses(
         *(Unauthorized, InvalidRequest, NoAudio, AmbiguousAudio, UnknownModel, ModelUnavailable, UnsupportedLanguage),
         *(VoiceActivityUnavailable, AlignmentUnavailable, DiarizationUnavailable, MediaNotFound, PathNotAllowed),
         *(UploadTooLarge, AudioTooLong, EmptyMedia, UnsupportedMedia, NoAudioStream, MediaTimeout, WorkerCrashed),

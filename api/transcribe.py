@@ -11,14 +11,14 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field, StringConstraints, field_validator
 
-from api.event_stream import message, rounded
+from api.event_stream import documented, message, rounded
 from api.gate import GATE_ERRORS, Patient
-from api.handing_in import JOB_ERRORS, IdempotencyKey, JobParameters, Prefer, Wanted, handed_in
+from api.handing_in import ACCEPTED, JOB_ERRORS, IdempotencyKey, JobParameters, Prefer, Wanted, handed_in
 from api.parameters import documentation
 from api.problems import InvalidParameters, problem_of, responses
 from api.providers import check_provider
 from api.schemas import TRANSCRIPTION_RESPONSES
-from api.security import require_key
+from api.security import may_transcribe
 from api.services import Services, services
 from api.uploads import Upload
 from errors import (
@@ -245,12 +245,25 @@ def needs_words(asked: TranscribeParameters) -> bool:
     return asked.word_timestamps or asked.response_format.needs_words or after
 
 
+_EVENTS = """event: language
+data: {"language":"en","language_probability":0.99}
+
+event: segment
+data: {"start":0.3,"end":7.9,"text":"And so, my fellow Americans,"}
+
+event: transcript
+data: {"text":"And so, my fellow Americans, …"}
+"""
+_DONE = TRANSCRIPTION_RESPONSES[200]
+_ANSWERS = {200: _DONE | {"content": _DONE["content"] | documented(_EVENTS)}} | ACCEPTED
+
+
 @router.post(
     "/transcribe",
     summary="Transcribe a recording, a stored file or a link",
-    dependencies=[Depends(require_key)],
+    dependencies=[Depends(may_transcribe)],
     response_class=Response,
-    responses=TRANSCRIPTION_RESPONSES
+    responses=_ANSWERS
     | responses(
         *(Unauthorized, InvalidRequest, NoAudio, AmbiguousAudio, UnknownModel, ModelUnavailable, UnsupportedLanguage),
         *(

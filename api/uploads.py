@@ -19,6 +19,13 @@ from errors import AmbiguousAudio, InvalidRequest, UploadTooLarge
 
 MAX_FIELD_BYTES = 64 * 1024
 MAX_PARTS = 64
+MAX_PART_HEADERS = 8
+MAX_PART_HEADER_BYTES = 4 * 1024
+"""Of one header of a part, the file's name in it: names on disks end at 255 characters."""
+
+MAX_TYPE_LENGTH = 1024
+"""Of the Content-Type, its boundary included: taking a long one apart costs time that grows with its square."""
+
 MAX_FORM_BYTES = 1024 * 1024
 """A body that holds parameters only."""
 
@@ -52,7 +59,10 @@ async def read_body(request: Request, target: Path, max_bytes: int) -> Body:
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise InvalidRequest("A compressed request body (Content-Encoding) is not accepted.")
-    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    sent_type = request.headers.get("content-type", "")
+    if len(sent_type) > MAX_TYPE_LENGTH:
+        raise InvalidRequest(f"The Content-Type is longer than {MAX_TYPE_LENGTH} characters.")
+    kind, options = parse_options_header(sent_type)
     main = kind.decode("latin-1")
     holds_file = main == "multipart/form-data" or main.startswith(("audio/", "video/")) or main == _RAW
     limit = max_bytes if holds_file else min(max_bytes, MAX_FORM_BYTES)
@@ -195,6 +205,8 @@ class _Multipart:
                     "on_part_end": self._part_end,
                     "on_end": self._end,
                 },
+                max_header_count=MAX_PART_HEADERS,
+                max_header_size=MAX_PART_HEADER_BYTES,
             )
         except FormParserError as error:
             raise InvalidRequest(_BROKEN) from error
@@ -259,7 +271,10 @@ class _Multipart:
         self._ended = True
 
 
-_BROKEN = "The multipart/form-data body is broken."
+_BROKEN = (
+    f"The multipart/form-data body is broken, or one of its parts has more than {MAX_PART_HEADERS} headers, or one of "
+    f"more than {MAX_PART_HEADER_BYTES} bytes."
+)
 
 
 def _text(data: bytes, what: str) -> str:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from api.problems import responses
-from api.security import key_name, require_key
+from api.security import key_name, may_transcribe
 from api.services import services
 from api.uploads import read_text
 from errors import (
@@ -23,12 +23,21 @@ from errors import (
 )
 from jobs.vocabulary import MAX_BYTES, read_words
 
-router = APIRouter(prefix="/vocabulary", tags=["transcription"], dependencies=[Depends(require_key)])
+router = APIRouter(prefix="/vocabulary", tags=["transcription"], dependencies=[Depends(may_transcribe)])
+
+_PRINTED = r"[^\x00-\x08\x0b\x0c\x0e-\x1f]"
+_WORDS = rf"^({_PRINTED}*[\r\n])?[^\S\r\n\x00-\x1f]*(?![#\s\ufeff]){_PRINTED}+$"
+"""No control characters, and a line that says something."""
 
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {"text/plain": {"schema": {"type": "string"}, "example": "Stenogate\nDr. Grünwald\n"}},
+        "content": {
+            "text/plain": {
+                "schema": {"type": "string", "pattern": _WORDS, "maxLength": MAX_BYTES},
+                "example": "Stenogate\nDr. Grünwald\n",
+            }
+        },
     }
 }
 

@@ -18,6 +18,8 @@
   sizing   replicas, streams, cores and batch sizes over the long file
   alignment  word times by forced alignment beside whisperx.align: speed, agreement, errors
   whole    words and speakers of the long file beside WhisperX's command line, and its first text
+  fuzz     two thousand wrong recordings of all containers: a transcript or a reason each, nothing left behind
+  soak     half an hour of callers who hang up at random: what grows
   all      all of them, in this order
 
 Each system runs in a process of its own. Loading is in nobody's seconds; reading and decoding the file is in
@@ -48,12 +50,14 @@ from benchmarks import (
     durable,
     flat,
     fleet,
+    fuzz,
     gate,
     long,
     memory,
     overload,
     short,
     sizing,
+    soak,
     speakers,
     turns,
     whole,
@@ -82,6 +86,8 @@ EXPERIMENTS: dict[str, Callable[[Plan], Report]] = {
         sizing,
         alignment,
         whole,
+        fuzz,
+        soak,
     )
 }
 MAX_REPEATS = 20

@@ -17,7 +17,7 @@ import httpx
 import psutil
 from pydantic import ValidationError
 
-from api.keys import is_loopback
+from access.addresses import is_loopback
 from benchmarks.concurrency_calls import Reply, retry_after_s
 from benchmarks.concurrency_levels import Capacity, Usage, usage_of
 from benchmarks.experiment import say

@@ -115,7 +115,7 @@ async def opened(settings: Settings) -> AsyncIterator[Local]:
     telemetry.configure(own.log_level, hidden=secrets_of(settings))
     async with contextlib.AsyncExitStack() as stack:
         try:
-            parts = await stack.enter_async_context(wired(own, does_jobs=True))
+            parts = await stack.enter_async_context(wired(own, listens=False))
         except ConfigurationError as error:
             raise Failed(f"No server was found, and no engine can be started: {error.message}", exit=Exit.NOBODY) from (
                 error

@@ -43,6 +43,8 @@ class Ticket:
     """Hosts that were asked for and may not be reached."""
     unreachable: list[str] = field(default_factory=list)
     """Hosts that have no address or did not answer."""
+    policy: AddressPolicy | None = None
+    """Where it may lead; None: where the proxy's own policy lets it."""
     _credential: str = field(default="", repr=False)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set, repr=False)
 
@@ -120,11 +122,16 @@ class EgressProxy:
         self._server = None
 
     @contextlib.asynccontextmanager
-    async def ticket(self, *, max_bytes: int) -> AsyncIterator[Ticket]:
-        """A credential of its own for one download; on leaving, its connections are cut."""
+    async def ticket(self, *, max_bytes: int, policy: AddressPolicy | None = None) -> AsyncIterator[Ticket]:
+        """A credential of its own for one download; on leaving, its connections are cut.
+
+        *policy* takes the place of the proxy's own for what comes with it.
+        """
         name, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
         credential = base64.b64encode(f"{name}:{secret}".encode()).decode("ascii")
-        ticket = Ticket(f"http://{name}:{secret}@127.0.0.1:{self.port}", max_bytes, _credential=credential)
+        ticket = Ticket(
+            f"http://{name}:{secret}@127.0.0.1:{self.port}", max_bytes, policy=policy, _credential=credential
+        )
         self._tickets[name] = ticket
         try:
             yield ticket
@@ -180,7 +187,7 @@ class EgressProxy:
         if ticket.over_limit:
             raise _Refused("403 Forbidden")
         try:
-            upstream_reader, upstream = await self._connect(request.host, request.port)
+            upstream_reader, upstream = await self._connect(request.host, request.port, ticket.policy or self.policy)
         except (LinkNotAllowed, InvalidLink) as error:
             ticket.refused.append(request.host)
             log.info("egress refused host=%r port=%d", request.host, request.port)
@@ -198,15 +205,17 @@ class EgressProxy:
         finally:
             upstream.transport.abort()
 
-    async def _connect(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connect(
+        self, host: str, port: int, policy: AddressPolicy
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection to one of the addresses behind *host*, all of them allowed. Raises LinkNotAllowed, OSError."""
-        self.policy.check_host(host, port)
+        policy.check_host(host, port)
         async with asyncio.timeout(self._connect_timeout_s):
             found = [host] if literal_address(host) is not None else await self._resolver(host, port)
         addresses = [literal_address(text) for text in found]
         for address in addresses:
             # An answer that is no plain address (fe80::1%eth0) is refused like a closed one.
-            if address is None or not self.policy.allows(host, port, address):
+            if address is None or not policy.allows(host, port, address):
                 raise LinkNotAllowed
             if address.is_loopback and port == self.port:
                 raise LinkNotAllowed
@@ -219,7 +228,7 @@ class EgressProxy:
                 failure = error
                 continue
             to_itself = writer.get_extra_info("peername")[0] == writer.get_extra_info("sockname")[0]
-            if to_itself and not self.policy.is_opened(host, port):
+            if to_itself and not policy.is_opened(host, port):
                 # This machine's own public address: what its firewall closes to others would be open from here.
                 writer.transport.abort()
                 raise LinkNotAllowed

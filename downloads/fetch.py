@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from downloads.egress import EgressProxy, Ticket
-from downloads.urls import check_link
+from downloads.urls import AddressPolicy, check_link
 from downloads.ytdlp import Progress, ask_child
 from errors import (
     DownloadFailed,
@@ -26,6 +26,7 @@ from errors import (
     ServiceError,
     StorageFull,
 )
+from ffmpeg import launcher
 
 log = logging.getLogger(__name__)
 
@@ -91,15 +92,25 @@ class Fetched:
 class Fetcher:
     """Downloads, each in a child process of its own that lives no longer than its fetch()."""
 
-    def __init__(self, *, proxy: EgressProxy, ffmpeg_path: Path, max_bytes: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        proxy: EgressProxy,
+        ffmpeg_path: Path,
+        max_bytes: int,
+        timeout_s: float,
+        policy: AddressPolicy | None = None,
+    ) -> None:
+        """*policy*: where links and all that they lead to may go; None: wherever the proxy lets them."""
         self._proxy = proxy
+        self._policy = policy
         self._ffmpeg_path = ffmpeg_path
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
 
     def check(self, url: str) -> None:
         """Refuse what can be told from the link's text. Raises InvalidLink, LinkNotAllowed."""
-        check_link(url, self._proxy.policy)
+        check_link(url, self._policy or self._proxy.policy)
 
     async def fetch(
         self,
@@ -117,21 +128,23 @@ class Fetcher:
         Raises InvalidLink, InvalidRequest, LinkNotAllowed, NoMediaAtLink, DownloadFailed, DownloadTooLarge,
         DownloadTimeout, StorageFull. Then, and when cancelled, the child is dead and *folder* empty.
         """
-        link = check_link(url, self._proxy.policy)
+        link = check_link(url, self._policy or self._proxy.policy)
         request = {
             "url": link.url,
             "format": choose_format(kind, format, max_height),
             "ffmpeg": str(self._ffmpeg_path.absolute()),
+            "launcher": launcher("PARENT"),
             "max_bytes": self._max_bytes,
             "cpu_s": int(self._timeout_s) + 5,
             "memory_bytes": _CHILD_MEMORY_BYTES,
             "socket_timeout_s": _SOCKET_TIMEOUT_S,
             "parent_pid": os.getpid(),
         }
+        ticket_bytes = self._max_bytes + self._max_bytes // 8 + _OVERHEAD_BYTES
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
-                self._proxy.ticket(max_bytes=self._max_bytes + self._max_bytes // 8 + _OVERHEAD_BYTES) as ticket,
+                self._proxy.ticket(max_bytes=ticket_bytes, policy=self._policy) as ticket,
             ):
                 answer, stderr_tail = await ask_child({**request, "proxy": ticket.url}, folder, on_progress)
             if answer.get("event") != "done":

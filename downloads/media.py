@@ -1,7 +1,8 @@
-"""The files that the service keeps: downloads and extracted sound, each under an id that cannot be guessed."""
+"""The files that the service keeps: downloads and extracted sound, each its owner's, under ids that nobody guesses."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -11,9 +12,10 @@ import secrets
 import shutil
 import stat
 import unicodedata
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,6 +85,8 @@ class MediaFile:
     title: str | None = None
     extractor: str | None = None
     source: str | None = None
+    owner: str | None = None
+    """The name of the key that had it made, which alone sees it; None: made before files had owners, nobody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +99,16 @@ class Kept:
 
 
 class Media(Protocol):
-    """The stored media, in a folder or in object storage. Methods are synchronous, and may wait for the network."""
+    """The stored media, in a folder or in object storage. Methods are synchronous, and may wait for the network.
+
+    *owner*: who asks. What is somebody else's is MediaNotFound, exactly as what does not exist.
+    """
 
     def add(
         self,
         path: Path,
         *,
+        owner: str,
         name: str,
         media_type: str | None = None,
         duration_s: float | None = None,
@@ -110,26 +118,32 @@ class Media(Protocol):
     ) -> MediaFile:
         """Take the finished file *path* in. Raises StorageFull, StoreUnavailable, and leaves *path* as it was then."""
 
-    def get(self, media_id: str) -> MediaFile:
+    def get(self, media_id: str, owner: str) -> MediaFile:
         """What is known of a file. Raises MediaNotFound, StoreUnavailable."""
 
-    def list(self) -> list[MediaFile]:
-        """All files, newest first. Raises StoreUnavailable."""
+    def list(self, owner: str) -> list[MediaFile]:
+        """All of that owner's files, newest first. Raises StoreUnavailable."""
 
-    def delete(self, media_id: str) -> None:
+    def delete(self, media_id: str, owner: str) -> None:
         """Raises MediaNotFound, StoreUnavailable."""
 
-    def opened(self, reference: str) -> contextlib.AbstractAsyncContextManager[Path]:
+    def check(self, reference: str, owner: str) -> None:
+        """Whether `opened` would find what a caller names; nothing is fetched. Raises what that does."""
+
+    def opened(self, reference: str, owner: str) -> contextlib.AbstractAsyncContextManager[Path]:
         """Where the file that a caller names can be read, while the context lasts.
 
         Raises PathNotAllowed, MediaNotFound, StorageFull, StoreUnavailable.
         """
 
-    def resolve(self, reference: str) -> Path:
+    def resolve(self, reference: str, owner: str) -> Path:
         """As `opened`, for a look at once: what is fetched later may push it out. Raises the same."""
 
     def kept(self) -> Sequence[Kept]:
-        """All files, as a sweep sees them; nothing is read that a listing does not tell where that can be avoided."""
+        """Everybody's files, as a sweep sees them; nothing is read that a listing tells."""
+
+    def remove(self, media_id: str) -> None:
+        """As `delete`, whosever it is: for a sweep, never for a caller. Raises the same."""
 
     def remove_strays(self, before: float) -> int:
         """Remove what crashed servers left half added before that time (seconds since 1970); return how many."""
@@ -170,6 +184,7 @@ class MediaStore:
         self,
         path: Path,
         *,
+        owner: str,
         name: str,
         media_type: str | None = None,
         duration_s: float | None = None,
@@ -192,6 +207,7 @@ class MediaStore:
             title=title,
             extractor=extractor,
             source=source,
+            owner=owner,
         )
         place = self.root / (media_id + suffix)
         with _full_disk_told():
@@ -201,10 +217,14 @@ class MediaStore:
             except BaseException:
                 self._move(place, path)
                 raise
-        return self.get(media_id)
+        return self._get(media_id)
 
-    def get(self, media_id: str) -> MediaFile:
+    def get(self, media_id: str, owner: str) -> MediaFile:
         """The file of that id. Raises MediaNotFound."""
+        return owned(self._get(media_id), owner)
+
+    def _get(self, media_id: str) -> MediaFile:
+        """The file of that id, whosever it is."""
         if not _ID.fullmatch(media_id):
             raise MediaNotFound
         try:
@@ -215,22 +235,30 @@ class MediaStore:
             log.warning("media_sidecar_unreadable", id=media_id, error=repr(error))
             raise MediaNotFound from error
 
-    def list(self) -> list[MediaFile]:
-        """All files, newest first. One whose sidecar cannot be read is left out, and the log says so."""
-        found = []
-        for sidecar in self.root.glob("*.json"):
-            with contextlib.suppress(MediaNotFound):
-                found.append(self.get(sidecar.stem))
+    def list(self, owner: str) -> list[MediaFile]:
+        """That owner's files, newest first. One whose sidecar cannot be read is left out, and the log says so."""
+        found = [media for media in self._all() if media.owner == owner]
         return sorted(found, key=lambda media: (media.created_at, media.id), reverse=True)
 
-    def delete(self, media_id: str) -> None:
+    def _all(self) -> Iterator[MediaFile]:
+        for sidecar in self.root.glob("*.json"):
+            with contextlib.suppress(MediaNotFound):
+                yield self._get(sidecar.stem)
+
+    def delete(self, media_id: str, owner: str) -> None:
         """Remove the file of that id. Raises MediaNotFound."""
-        media = self.get(media_id)
-        self._sidecar(media_id).unlink(missing_ok=True)
+        self._remove(self.get(media_id, owner))
+
+    def remove(self, media_id: str) -> None:
+        """As `delete`, whosever it is: for a sweep, never for a caller. Raises MediaNotFound."""
+        self._remove(self._get(media_id))
+
+    def _remove(self, media: MediaFile) -> None:
+        self._sidecar(media.id).unlink(missing_ok=True)
         media.path.unlink(missing_ok=True)
 
     def kept(self) -> Sequence[Kept]:
-        return [Kept(media.id, media.bytes, media.created_at.timestamp()) for media in self.list()]
+        return [Kept(media.id, media.bytes, media.created_at.timestamp()) for media in self._all()]
 
     def remove_strays(self, before: float) -> int:
         """Remove what crashed servers left half added before that time (seconds since 1970); return how many."""
@@ -247,30 +275,46 @@ class MediaStore:
                     removed += 1
         return removed
 
-    @contextlib.asynccontextmanager
-    async def opened(self, reference: str) -> AsyncIterator[Path]:
+    def check(self, reference: str, owner: str) -> None:
         """As `resolve`, as stores elsewhere need it."""
-        yield self.resolve(reference)
+        self.resolve(reference, owner)
 
-    def resolve(self, reference: str) -> Path:
+    @contextlib.asynccontextmanager
+    async def opened(self, reference: str, owner: str) -> AsyncIterator[Path]:
+        """As `resolve`, as stores elsewhere need it."""
+        yield await asyncio.to_thread(self.resolve, reference, owner)
+
+    def resolve(self, reference: str, owner: str) -> Path:
         """The file that a caller names: by id, or by a path, absolute or from the store's folder.
 
         Every link is followed first; what is then outside the store's and the further folders is refused, in the same
-        way whether it exists or not. Raises PathNotAllowed, and MediaNotFound for what is inside and no media.
+        way whether it exists or not. Raises PathNotAllowed, and MediaNotFound for what is inside and no media, or
+        another's.
         """
+        folders = (self.root, *self._roots)
         if _ID.fullmatch(reference):
-            reference = self.get(reference).path.name
-        path = file_within(self.root, reference, (self.root, *self._roots))
-        if self._is_own(path):
-            raise MediaNotFound
+            return file_within(self.root, self.get(reference, owner).path.name, folders)
+        path = file_within(self.root, reference, folders)
+        if entry := entry_of(self.root, path):
+            self._check_open_to(owner, entry, deeper=entry != path)
         return path
 
-    def _is_own(self, path: Path) -> bool:
-        """Whether *path* is the store's bookkeeping. Some file systems take "INCOMING" for "incoming"."""
-        if not path.is_relative_to(self.root):
-            return False
-        first, *deeper = path.relative_to(self.root).parts
-        return first.lower() == _INCOMING or (not deeper and path.suffix.lower() == ".json")
+    def _check_open_to(self, owner: str, entry: Path, *, deeper: bool) -> None:
+        """Whether that owner may read an entry of the store's folder, or what lies *deeper* in it.
+
+        What has no name of the store's, an operator has laid there: it is open to all. Raises MediaNotFound.
+        """
+        # NOTE: some file systems take "INCOMING" for "incoming". What counts is how the folder itself spells it.
+        name = spelled(entry.name, os.listdir(self.root))
+        if name is None or name.lower() == _INCOMING:
+            raise MediaNotFound
+        if deeper:
+            return
+        if name.lower().endswith(".json"):
+            raise MediaNotFound
+        if is_media_name(name):
+            # Also what has no sidecar yet, or no more, is nobody's.
+            self.get(name[:ID_CHARS], owner)
 
     def _sidecar(self, media_id: str) -> Path:
         return self.root / f"{media_id}.json"
@@ -339,11 +383,39 @@ def file_within(base: Path, reference: str, folders: Sequence[Path]) -> Path:
     return path
 
 
+def entry_of(folder: Path, path: Path) -> Path | None:
+    """The entry of *folder* that the file *path* is, or lies in; None where it lies elsewhere.
+
+    Folders are compared by what they are: the same one may be named in other letters, or mounted twice. Raises
+    MediaNotFound for a file that has just gone.
+    """
+    try:
+        return next((entry for entry, above in pairwise((path, *path.parents)) if above.samefile(folder)), None)
+    except OSError as error:
+        raise MediaNotFound from error
+
+
+def spelled(name: str, entries: Iterable[str]) -> str | None:
+    """The one of a folder's *entries* that has this *name*, letter by letter; a file system may find others by it, too.
+
+    Some give an "ä" back as two letters.
+    """
+    wanted = unicodedata.normalize("NFC", name)
+    return next((entry for entry in entries if unicodedata.normalize("NFC", entry) == wanted), None)
+
+
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink()
+
+
+def owned(media: MediaFile, owner: str) -> MediaFile:
+    """*media*, where it is that owner's. Raises MediaNotFound."""
+    if media.owner != owner:
+        raise MediaNotFound
+    return media
 
 
 def is_media_id(text: str) -> bool:

@@ -19,10 +19,12 @@ from downloads.media import (
     Kept,
     MediaFile,
     display_name,
+    entry_of,
     file_within,
     is_media_id,
     is_media_name,
     known_of,
+    owned,
     safe_suffix,
     sidecar,
 )
@@ -60,6 +62,7 @@ class ObjectMedia:
         self,
         path: Path,
         *,
+        owner: str,
         name: str,
         media_type: str | None = None,
         duration_s: float | None = None,
@@ -80,6 +83,7 @@ class ObjectMedia:
             title=title,
             extractor=extractor,
             source=source,
+            owner=owner,
             bytes=path.stat().st_size,
         )
         self._objects.put(place, path)
@@ -88,8 +92,12 @@ class ObjectMedia:
         self._copies.adopt(path, place)
         return self._media(media_id, facts)
 
-    def get(self, media_id: str) -> MediaFile:
+    def get(self, media_id: str, owner: str) -> MediaFile:
         """What is known of a file; nothing is fetched but that. Raises MediaNotFound, StoreUnavailable."""
+        return owned(self._get(media_id), owner)
+
+    def _get(self, media_id: str) -> MediaFile:
+        """The file of that id, whosever it is."""
         if not is_media_id(media_id):
             raise MediaNotFound
         try:
@@ -97,48 +105,61 @@ class ObjectMedia:
         except FileNotFoundError as error:
             raise MediaNotFound from error
 
-    def list(self) -> list[MediaFile]:
-        """All files, newest first. One whose sidecar cannot be read is left out, and the log says so."""
+    def list(self, owner: str) -> list[MediaFile]:
+        """That owner's files, newest first. One whose sidecar cannot be read is left out, and the log says so."""
         found = []
         names = [stored.name for stored in self._objects.listed() if _id_of_sidecar(stored.name)]
         for name, facts in self._objects.read_each(names).items():
             with contextlib.suppress(MediaNotFound):
-                found.append(self._media(_id_of_sidecar(name), facts))
+                found.append(owned(self._media(_id_of_sidecar(name), facts), owner))
         return sorted(found, key=lambda media: (media.created_at, media.id), reverse=True)
 
-    def delete(self, media_id: str) -> None:
+    def delete(self, media_id: str, owner: str) -> None:
         """Raises MediaNotFound, StoreUnavailable."""
-        media = self.get(media_id)
-        self._objects.remove(media_id + _SIDECAR)
+        self._remove(self.get(media_id, owner))
+
+    def remove(self, media_id: str) -> None:
+        """As `delete`, whosever it is: for a sweep, never for a caller. Raises MediaNotFound, StoreUnavailable."""
+        self._remove(self._get(media_id))
+
+    def _remove(self, media: MediaFile) -> None:
+        self._objects.remove(media.id + _SIDECAR)
         self._objects.remove(media.path.name)
 
+    def check(self, reference: str, owner: str) -> None:
+        """Whether `opened` would find what a caller names; nothing is fetched. Raises what that does."""
+        found = self._found(reference, owner)
+        if isinstance(found, MediaFile):
+            try:
+                self._objects.check_has(found.path.name)
+            except FileNotFoundError as error:
+                raise MediaNotFound from error
+
     @contextlib.asynccontextmanager
-    async def opened(self, reference: str) -> AsyncIterator[Path]:
+    async def opened(self, reference: str, owner: str) -> AsyncIterator[Path]:
         """Where the file that a caller names can be read, while the context lasts.
 
         *reference*: an id, a stored file's path or name, or a path on this machine in one of the further folders.
         Raises PathNotAllowed, MediaNotFound, StorageFull, StoreUnavailable.
         """
-        media_id = self._named(reference)
-        if media_id is None:
-            yield file_within(Path("/"), reference, self._roots)
+        found = await asyncio.to_thread(self._found, reference, owner)
+        if isinstance(found, Path):
+            yield found
             return
-        media = await asyncio.to_thread(self.get, media_id)
         async with contextlib.AsyncExitStack() as stack:
             try:
-                path = await stack.enter_async_context(self._copies.opened(media.path.name, self._fetch(media)))
+                path = await stack.enter_async_context(self._copies.opened(found.path.name, self._fetch(found)))
             except FileNotFoundError as error:
                 raise MediaNotFound from error
             yield path
 
-    def resolve(self, reference: str) -> Path:
+    def resolve(self, reference: str, owner: str) -> Path:
         """As `opened`, for a look at once: what is fetched later may push it out. Raises the same."""
-        media_id = self._named(reference)
-        if media_id is None:
-            return file_within(Path("/"), reference, self._roots)
-        media = self.get(media_id)
+        found = self._found(reference, owner)
+        if isinstance(found, Path):
+            return found
         try:
-            return self._copies.fetched(media.path.name, self._fetch(media))
+            return self._copies.fetched(found.path.name, self._fetch(found))
         except FileNotFoundError as error:
             raise MediaNotFound from error
 
@@ -165,12 +186,19 @@ class ObjectMedia:
             self._objects.remove(stray)
         return len(strays)
 
-    def _named(self, reference: str) -> str | None:
-        """The id in a reference to a stored file."""
+    def _found(self, reference: str, owner: str) -> MediaFile | Path:
+        """The owner's stored file, or the file on this machine, that a caller names.
+
+        Raises PathNotAllowed, MediaNotFound, StoreUnavailable.
+        """
         path = Path(reference)
         if is_media_name(path.name) and path.parent in (Path(), self._copies.folder):
-            return path.name[:ID_CHARS]
-        return None
+            return self.get(path.name[:ID_CHARS], owner)
+        path = file_within(Path("/"), reference, self._roots)
+        # NOTE: a further folder may hold the copies, in which everybody's files and uploads lie.
+        if entry_of(self._copies.folder, path):
+            raise MediaNotFound
+        return path
 
     def _fetch(self, media: MediaFile) -> Fetch:
         return partial(self._objects.copy, media.path.name)

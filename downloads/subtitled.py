@@ -106,6 +106,8 @@ async def subtitled(
                     *container.output,
                     *("-y", output_argument(path)),
                 ],
+                reads=[video, subtitles],
+                writes=[path],
                 on_stderr_line=notes.add,
                 **_limits(video, subtitles, header, burn, max_duration_s),
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from urllib.parse import unquote, urlsplit
@@ -66,15 +67,55 @@ class Link:
     url: str
 
 
+class HostList:
+    """Hosts that an operator names: "example.com" stands for it and all below it, "203.0.113.0/24" for addresses."""
+
+    def __init__(self, setting: str, entries: Sequence[str]) -> None:
+        """Raises ConfigurationError that names *setting* and the wrong entry."""
+        self.names: set[str] = set()
+        self.networks: list[IPv4Network | IPv6Network] = []
+        for entry in entries:
+            try:
+                self.networks.append(ipaddress.ip_network(entry))
+                continue
+            except ValueError:
+                pass
+            try:
+                name = _normal_host(entry)
+                if literal_address(name) is not None:
+                    raise InvalidLink
+            except InvalidLink as error:
+                raise ConfigurationError(
+                    f"{setting}: {entry!r} is no name, address or network, such as example.com or 203.0.113.0/24."
+                ) from error
+            self.names.add(name)
+
+    def __bool__(self) -> bool:
+        return bool(self.names or self.networks)
+
+    def names_host(self, host: str) -> bool:
+        """Whether *host* (normalised) is one of the names, or below one."""
+        labels = host.split(".")
+        return any(".".join(labels[at:]) in self.names for at in range(len(labels)))
+
+    def holds_address(self, address: Address) -> bool:
+        return any(address in network for network in self.networks)
+
+
 @dataclass(frozen=True, slots=True)
 class AddressPolicy:
     """Which hosts and addresses links may lead to: public ones, and those that the operator has opened by name.
 
     *private_hosts_allowed* are "host:port" entries. An entry opens that host as it is written in a link, whatever it
-    resolves to; a name that merely resolves to an opened address stays closed. Raises ConfigurationError.
+    resolves to; a name that merely resolves to an opened address stays closed. Of all that, what is on *hosts_denied*
+    is closed again, and so is what is not on *hosts_allowed* where anything is. Raises ConfigurationError.
     """
 
     private_hosts_allowed: tuple[str, ...] = ()
+    hosts_denied: tuple[str, ...] = ()
+    hosts_allowed: tuple[str, ...] = ()
+    _denied: HostList = field(init=False, repr=False, compare=False)
+    _allowed: HostList = field(init=False, repr=False, compare=False)
     _opened: frozenset[tuple[str, int]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -87,24 +128,35 @@ class AddressPolicy:
                     f"PRIVATE_HOSTS_ALLOWED: {entry!r} is not host:port, such as 192.168.1.5:8080."
                 ) from error
         object.__setattr__(self, "_opened", frozenset(opened))
+        object.__setattr__(self, "_denied", HostList("LINK_HOSTS_DENIED", self.hosts_denied))
+        object.__setattr__(self, "_allowed", HostList("LINK_HOSTS_ALLOWED", self.hosts_allowed))
 
     def is_opened(self, host: str, port: int) -> bool:
         return (host, port) in self._opened
 
     def check_host(self, host: str, port: int) -> None:
         """Refuse what can be refused before any look-up. *host* is normalised. Raises LinkNotAllowed."""
-        if self.is_opened(host, port):
-            return
         address = literal_address(host)
         if address is not None:
-            if not is_public(address):
+            if not self.allows(host, port, address):
                 raise LinkNotAllowed
-        elif "." not in host or any(host == suffix or host.endswith("." + suffix) for suffix in _CLOSED_SUFFIXES):
+            return
+        # A name on neither list may still lead to an address that is: that is seen when it has been looked up.
+        is_excluded = bool(self._allowed) and not self._allowed.networks and not self._allowed.names_host(host)
+        if is_excluded or self._denied.names_host(host):
+            raise LinkNotAllowed
+        if self.is_opened(host, port):
+            return
+        if "." not in host or any(host == suffix or host.endswith("." + suffix) for suffix in _CLOSED_SUFFIXES):
             # A name without a dot is completed by the machine's own search list: it is a neighbour.
             raise LinkNotAllowed
 
     def allows(self, host: str, port: int, address: Address) -> bool:
         """Whether *host* (normalised) may be reached at *address*, one of those that it resolved to."""
+        if self._denied.names_host(host) or self._denied.holds_address(address):
+            return False
+        if self._allowed and not (self._allowed.names_host(host) or self._allowed.holds_address(address)):
+            return False
         return self.is_opened(host, port) or is_public(address)
 
 

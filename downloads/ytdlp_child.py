@@ -21,13 +21,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 PROGRESS_INTERVAL_S = 0.25
 SCHEMES = ("http", "https")
+REDIRECTS = 10
 PROTOCOLS = {"http", "https", "m3u8", "m3u8_native", "http_dash_segments", "http_dash_segments_generator", "ism"}
 """What yt-dlp downloads itself, over HTTP. Not here: rtmp, mms, ftp, web sockets, live chats."""
 
@@ -57,8 +58,10 @@ def main() -> None:
     try:
         answer = {"event": "done", **_download(request, out)}
     except BaseException as error:
-        traceback.print_exc()
         answer = {"event": "failed", **_reason(error)}
+        if answer["reason"] == "failed":
+            # Only what is not understood: yt-dlp has said the rest, and callers may cause it as often as they like.
+            traceback.print_exc()
     _send(out, answer)
     os._exit(0)  # NOTE: not sys.exit: a thread waits on stdin, and yt-dlp's own threads may hang
 
@@ -92,7 +95,12 @@ def _limit_process(parent_pid: int, cpu_s: int, memory_bytes: int, max_bytes: in
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 
 
-def _install_guard(proxy_port: int, ffmpeg: str) -> None:
+def confined(launcher: list[str]) -> list[str]:
+    """What stands before ffmpeg's own arguments, so that it has no network: told by the parent, but for our own id."""
+    return [str(os.getpid()) if part == "PARENT" else part for part in launcher]
+
+
+def _install_guard(proxy_port: int, ffmpeg: str, launcher: Sequence[str] = ()) -> None:
     """Refuse, inside the interpreter, whatever would go around the proxy. Cannot be taken out again."""
     here = os.path.realpath(".") + os.sep
     closed = {"os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn", "socket.bind"}
@@ -111,7 +119,13 @@ def _install_guard(proxy_port: int, ffmpeg: str) -> None:
         elif event == "socket.getaddrinfo":
             allowed = args[0] in ("127.0.0.1", b"127.0.0.1")
         elif event == "subprocess.Popen":
-            allowed = args[0] == ffmpeg and _reads_local_files_only([str(part) for part in args[1]])
+            command = [str(part) for part in args[1]]
+            launched = bool(launcher) and command[: len(launcher)] == list(launcher)
+            if launched:
+                command = command[len(launcher) :]
+            # Bare, it is asked for its version and tells no more.
+            starts = args[0] == launcher[0] and command[:1] == [ffmpeg] if launched else args[0] == ffmpeg
+            allowed = starts and _reads_local_files_only(command)
         else:
             allowed = event not in closed
         if not allowed:
@@ -131,6 +145,8 @@ def _reads_local_files_only(command: list[str]) -> bool:
 
 
 def _download(request: dict[str, Any], out: TextIO) -> dict[str, Any]:
+    import urllib.request
+
     import yt_dlp
     import yt_dlp.globals
     import yt_dlp.postprocessor.ffmpeg as ffmpeg_steps
@@ -141,6 +157,7 @@ def _download(request: dict[str, Any], out: TextIO) -> dict[str, Any]:
 
     yt_dlp.globals.plugin_dirs.value = []
     yt_dlp.globals.all_plugins_loaded.value = True
+    urllib.request.HTTPRedirectHandler.max_redirections = REDIRECTS
     for client in set(_REQUEST_HANDLERS) - {"Urllib"}:
         # curl's sockets are out of the audit hook's sight, web sockets know no HTTP proxy, and `requests` may be there
         # or not: one client, the standard library's, behaves the same everywhere.
@@ -157,7 +174,7 @@ def _download(request: dict[str, Any], out: TextIO) -> dict[str, Any]:
 
     class LocalFfmpeg(ffmpeg_steps.Popen):  # type: ignore[misc]
         def __init__(self, args: list[str], *others: Any, **options: Any) -> None:
-            contained: list[str] = []
+            contained = confined(request["launcher"])
             for part in args:
                 contained += [*FFMPEG_INPUT, part] if part == "-i" else [part]
             super().__init__(contained, *others, **options)
@@ -188,7 +205,7 @@ def _download(request: dict[str, Any], out: TextIO) -> dict[str, Any]:
             super().process_info(info_dict)
             self.taken = dict(info_dict)  # a copy: yt-dlp strips its own of the title and more
 
-    _install_guard(urlsplit(request["proxy"]).port or 0, request["ffmpeg"])
+    _install_guard(urlsplit(request["proxy"]).port or 0, request["ffmpeg"], confined(request["launcher"]))
     with Downloader(_options(request, out)) as downloader:
         try:
             downloader.extract_info(request["url"], download=True)
@@ -240,12 +257,25 @@ def _options(request: dict[str, Any], out: TextIO) -> dict[str, Any]:
         "noplaylist": True,
         "playlist_items": "1",
         "external_downloader": {"default": "native"},
+        "external_downloader_args": None,
+        "postprocessors": [],  # --exec is one
+        "compat_opts": set(),  # one of them lets files be called anything
+        "write_pages": False,
+        "writelink": False,
+        "writeurllink": False,
+        "writewebloclink": False,
+        "writedesktoplink": False,
         "hls_prefer_native": True,
         "js_runtimes": {},
         "remote_components": (),
         "enable_file_urls": False,
         "cachedir": False,
         "usenetrc": False,
+        "netrc_cmd": None,
+        "username": None,
+        "password": None,
+        "client_certificate": None,
+        "nocheckcertificate": False,
         "cookiefile": None,
         "cookiesfrombrowser": None,
         "geo_bypass": False,
@@ -312,9 +342,11 @@ def _reason(error: BaseException) -> dict[str, Any]:
         return {"reason": "format"}
     for link in chain:
         if isinstance(link, HTTPError):
-            to_scheme = urlsplit(link.response.headers.get("Location") or "").scheme.lower()
-            if to_scheme and to_scheme not in SCHEMES:
-                return {"reason": "scheme"}
+            # urllib follows a redirect to ftp as far as the proxy, which refuses it.
+            for url in (link.response.headers.get("Location"), link.response.url):
+                scheme = urlsplit(url or "").scheme.lower()
+                if scheme and scheme not in SCHEMES:
+                    return {"reason": "scheme"}
             return {"reason": "http", "status": link.status}
     if told := re.search(r"HTTP Error (\d{3})", text):  # of a segment: yt-dlp keeps the words only
         return {"reason": "http", "status": int(told[1])}

@@ -153,7 +153,9 @@ class Crew:
 
     def _source(self, job: Job, upload: Path | None) -> contextlib.AbstractAsyncContextManager[Path]:
         """Where the recording can be read, while the context lasts."""
-        return self._media.opened(job.source["file"]) if upload is None else contextlib.nullcontext(upload)
+        if upload is not None:
+            return contextlib.nullcontext(upload)
+        return self._media.opened(job.source["file"], job.key)
 
     async def _subtitle(
         self,
@@ -195,6 +197,7 @@ class Crew:
         return await asyncio.to_thread(
             self._media.add,
             made.path,
+            owner=job.key,
             name=f"{stem}{made.path.suffix}",
             media_type=made.media_type,
             duration_s=made.duration_s,
@@ -222,6 +225,7 @@ class Crew:
         return await asyncio.to_thread(
             self._media.add,
             fetched.path,
+            owner=job.key,
             name=fetched.name,
             media_type=fetched.media_type,
             duration_s=fetched.duration_s,
@@ -269,6 +273,7 @@ class Crew:
         return await asyncio.to_thread(
             self._media.add,
             target,
+            owner=job.key,
             name=f"{name}.{options.format}",
             media_type=made.media_type,
             duration_s=made.duration_s,

@@ -23,6 +23,10 @@ BUSY_S = 30
 OPEN_AGAIN_S = 0.01
 """How often whoever opens a new file looks whether another has done so."""
 
+_NOTICING = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
+"""A database whose machine is gone says nothing more: known within half a minute, where the system's defaults would
+have threads wait for hours. Seconds, and milliseconds."""
+
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -62,7 +66,7 @@ class Database:
             raise ConfigurationError("DATABASE_URL must begin with postgresql:// or sqlite:///.")
         self._writer = self._engine.execution_options(writes=True)
         # Of threads that wait for each other inside SQLite, each sleeps longer the longer it has waited.
-        self._one_writer = contextlib.nullcontext() if self.is_shared else threading.Lock()
+        self._one_writer = None if self.is_shared else threading.Lock()
         # A SQLite transaction sees one state of the database anyway.
         self._reader = self._engine.execution_options(
             **{"isolation_level": "REPEATABLE READ"} if self.is_shared else {}
@@ -81,8 +85,21 @@ class Database:
     @contextlib.contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """All or nothing, on disk when it ends. Raises StoreUnavailable, StorageFull."""
-        with _told(), self._one_writer, self._writer.begin() as connection:
+        with _told(), self._turn(), self._writer.begin() as connection:
             yield connection
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Raises StoreUnavailable: while another program holds the file, those behind each other give up together."""
+        if self._one_writer is None:
+            yield
+            return
+        if not self._one_writer.acquire(timeout=BUSY_S):
+            raise StoreUnavailable
+        try:
+            yield
+        finally:
+            self._one_writer.release()
 
     def insert(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
         """An insert that knows what to do where the row is there already."""
@@ -122,7 +139,7 @@ def _postgresql(address: sa.URL) -> sa.Engine:
             pool_pre_ping=True,
             # Whatever the server's own default: who waited for a row looks at it as it is now, as leases need it.
             isolation_level="READ COMMITTED",
-            connect_args={"connect_timeout": 5},
+            connect_args={"connect_timeout": 5, **_NOTICING},
         )
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"DATABASE_URL is PostgreSQL's, but {error.name} is not installed here.") from error

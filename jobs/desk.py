@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from downloads.media import Media
-from errors import IdempotencyConflict, JobCancelled, QueueFull, UploadGone, raised_again
+from errors import IdempotencyConflict, JobCancelled, NotRetryable, QueueFull, UploadGone, raised_again
 from jobs.bells import Bells, heard_within
 from jobs.crew import TRANSCRIPT, Outcome
 from jobs.journal import Told, told_by
@@ -169,7 +169,7 @@ class Desk:
             raise JobCancelled
         _, body = await asyncio.to_thread(self.store.result, job.id, key)
         if job.makes_file:
-            return await asyncio.to_thread(self._media.get, json.loads(body)["file"])
+            return await asyncio.to_thread(self._media.get, json.loads(body)["file"], job.key)
         return await asyncio.to_thread(TRANSCRIPT.validate_json, body)
 
     # --- ending ----------------------------------------------------------------------------------------------------
@@ -188,6 +188,9 @@ class Desk:
         if not any(job.source.get(name) for name in ("upload", "file", "url")):
             # Its caller waited for it: what it sent was not kept.
             raise UploadGone
+        if job.state is State.SUCCEEDED:
+            # Its upload is gone, too, but that is not why.
+            raise NotRetryable
         await asyncio.to_thread(self._uploads.check, job.source.get("upload"))
         job = await asyncio.to_thread(self.store.retry, job_id, key)
         self.tell([job])

@@ -92,7 +92,9 @@ class Fleet:
         """Those that live, in the order of their ids."""
         with self._database.reading() as connection:
             now = self._database.now(connection)
-            seen = sa.select(workers).where(workers.c.seen_at >= now - SEEN_WITHIN_S).order_by(workers.c.id)
+            # Not after now, either: the dead would live on for as long as the clock was set back.
+            lately = workers.c.seen_at.between(now - SEEN_WITHIN_S, now + SEEN_WITHIN_S)
+            seen = sa.select(workers).where(lately).order_by(workers.c.id)
             return [
                 Member(row.id, max(0.0, now - row.seen_at), FACTS.validate_python(row.facts))
                 for row in connection.execute(seen)

@@ -17,7 +17,7 @@ from jobs.model import MAX_ATTEMPTS, Job, Stage, State
 from jobs.rows import COLUMNS, changed, end, job_of, tell
 from jobs.tables import jobs, results, shares
 from jobs.turns import NOTHING, Shares, Waiting, in_order
-from reservation import Work
+from reservation import OF_AUDIO, Work
 
 LEASE_S = 60.0
 HEARTBEATS = 4
@@ -49,14 +49,21 @@ class Leases:
         self.owner = owner
         self.lease_s = lease_s
 
-    def claim(self, works: Collection[Work]) -> Job | None:
-        """The job whose turn it is, of those kinds, for this owner from now on; None where none waits."""
+    def now(self) -> float:
+        """By the clock that ends leases. Raises StoreUnavailable."""
+        with self._database.reading() as connection:
+            return self._database.now(connection)
+
+    def claim(self, works: Collection[Work], *, links: bool = True) -> Job | None:
+        """The job whose turn it is, of those kinds, for this owner from now on; None where none waits. Without *links*,
+        none whose recording has to be fetched before it can be heard.
+        """
         with self._database.writing() as connection:
             # Two that read the same accounts would take one turn twice, and pass over the lowest class's.
             self._database.alone(connection, Lock.TURNS)
             lines = connection.execute(
                 sa.select(jobs.c.priority, jobs.c.key, sa.func.min(jobs.c.created_at))
-                .where(*self._claimable(works))
+                .where(*self._claimable(works, links))
                 .group_by(jobs.c.priority, jobs.c.key)
             ).all()
             if not lines:
@@ -65,7 +72,7 @@ class Leases:
             for line in in_order((Waiting(*row) for row in lines), accounts, rounds):
                 first = connection.scalar(
                     sa.select(jobs.c.id)
-                    .where(*self._claimable(works), jobs.c.priority == line.priority, jobs.c.key == line.key)
+                    .where(*self._claimable(works, links), jobs.c.priority == line.priority, jobs.c.key == line.key)
                     .order_by(jobs.c.created_at, jobs.c.id)
                     .limit(1)
                     .with_for_update(skip_locked=True)
@@ -76,9 +83,10 @@ class Leases:
                     return job
         return None
 
-    def _claimable(self, works: Collection[Work]) -> tuple[sa.ColumnElement[bool], ...]:
+    def _claimable(self, works: Collection[Work], links: bool) -> tuple[sa.ColumnElement[bool], ...]:
         meant = sa.or_(jobs.c.not_for.is_(None), jobs.c.not_for != self.owner)
-        return jobs.c.state == State.QUEUED, jobs.c.work.in_(works), meant
+        lies_here = sa.or_(jobs.c.work.not_in(OF_AUDIO), jobs.c.source["url"].as_string().is_(None))
+        return jobs.c.state == State.QUEUED, jobs.c.work.in_(works), meant, sa.true() if links else lies_here
 
     def _begin(self, connection: sa.Connection, job_id: str) -> Job:
         now = self._database.now(connection)
@@ -212,11 +220,22 @@ class Leases:
         """
         with self._database.writing() as connection:
             now = self._database.now(connection)
+            self._end_within_reach(connection, now)
             silent = sa.and_(jobs.c.state == State.RUNNING, sa.true() if all_owners else jobs.c.lease_until < now)
             lost = connection.execute(
                 sa.select(*COLUMNS, jobs.c.deaths).where(silent).with_for_update(skip_locked=True)
             ).all()
             return [self._lost(connection, job_of(row), row.deaths + 1, now) for row in lost]
+
+    def _end_within_reach(self, connection: sa.Connection, now: float) -> None:
+        """A lease from before the clock was set back would outlast its owner by as much.
+
+        NOTE: no owner is taken for dead by this. Where another process has longer leases, it has four beats in each.
+        """
+        latest = now + 2 * self.lease_s
+        connection.execute(
+            sa.update(jobs).where(jobs.c.state == State.RUNNING, jobs.c.lease_until > latest).values(lease_until=latest)
+        )
 
     def _lost(self, connection: sa.Connection, job: Job, deaths: int, now: float) -> Job:
         one = jobs.c.id == job.id

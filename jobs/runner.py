@@ -26,9 +26,9 @@ from jobs.model import MAX_ATTEMPTS, Event, Job, State
 from jobs.sharing import Sharing
 from jobs.store import JobStore
 from jobs.uploads import Uploads
-from reservation import Reservation, Work
+from reservation import OF_AUDIO, Reservation, Work
 from transcription.core import Transcript
-from undisturbed import undisturbed
+from undisturbed import to_its_end, undisturbed
 from workfolder import private_folder
 
 FLUSH_S = 0.5
@@ -66,15 +66,25 @@ class _Running:
     task: asyncio.Task[Any]
     place: Reservation | None = None
     why: Why = Why.CANCELLED
+    begun: bool = True
+    """Whether its task has run. NOTE: one that is cancelled before that never does, and nobody would end its job."""
+    stopped: bool = False
     ending: bool = False
     """How it ended is being written down: too late to stop it, and the store may say already that it is over."""
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """One transaction at a time: what a job tells is told in order."""
 
+    @property
+    def is_fetching(self) -> bool:
+        """Whether a link is transcribed that has not come to the line yet: what it waits for is a download."""
+        has_come = self.place is not None and self.place.line_entered is not None
+        return self.job.work in OF_AUDIO and "url" in self.job.source and not has_come
+
     def stop(self, why: Why) -> None:
         if not self.task.done() and not self.ending:
-            self.why = why
-            self.task.cancel()
+            self.why, self.stopped = why, True
+            if self.begun:
+                self.task.cancel()
 
 
 class Runner:
@@ -188,7 +198,7 @@ class Runner:
             try:
                 while self._drained_at is None and (works := self._works_with_room()):
                     self._disk.check_room()
-                    job = await asyncio.to_thread(self._leases.claim, works)
+                    job = await asyncio.to_thread(self._leases.claim, works, links=self._has_room_for_links())
                     if job is None:
                         break
                     self._begin(job)
@@ -201,7 +211,8 @@ class Runner:
 
     def _works_with_room(self) -> list[Work]:
         """One job of a kind waits at the gate, taking its turn among the calls; all others wait in the store."""
-        claimed = [running for running in self._running.values() if not running.job.attended]
+        # NOTE: a link may take half an hour to come, and holds up nobody but other links.
+        claimed = [one for one in self._running.values() if not one.job.attended and not one.is_fetching]
         waiting = {one.job.work for one in claimed if one.place is None or not one.place.at_work}
         at_work = [one.job.work for one in claimed]
         return [
@@ -210,14 +221,18 @@ class Runner:
             if work not in waiting and at_work.count(work) < slots
         ]
 
+    def _has_room_for_links(self) -> bool:
+        """Whether one more can be fetched for its transcription."""
+        fetching = sum(one.is_fetching and not one.job.attended for one in self._running.values())
+        return fetching < self._admission.bounds.slots.get(Work.DOWNLOAD, 0)
+
     def _begin(self, job: Job) -> None:
         async def work() -> None:
             await self._work(running)
 
-        running = _Running(job, JobJournal(), asyncio.create_task(work(), name=f"job {job.id}"))
-        # From now on, so that it has its slot; also where it is stopped before its first step.
+        running = _Running(job, JobJournal(), asyncio.create_task(work(), name=f"job {job.id}"), begun=False)
+        # From now on, so that it has its slot.
         self._running[job.id] = running
-        running.task.add_done_callback(lambda _: self._running.pop(job.id, None))
         self._bells.ring(job.id)
 
     async def _work(self, running: _Running) -> None:
@@ -226,13 +241,27 @@ class Runner:
         try:
             with self._counted(running), telemetry.request_bound(job.id):
                 await self._attempt(running, self._claimed(running))
+                await asyncio.to_thread(self._remove_upload, job)
         except ServiceError as error:
             log.info("job ended", code=error.code, job=job.id)
         except Exception:
             log.exception("job failed", job=job.id)
 
+    def _remove_upload(self, job: Job) -> None:
+        """What was sent for a job that has succeeded is needed no more. What stays here, the sweeper removes."""
+        upload = job.source.get("upload")
+        # A part's is its whole's; and whether this attempt was the job's last one, only the store can say.
+        if upload is None or job.parent_id is not None:
+            return
+        with contextlib.suppress(ServiceError, OSError):
+            if self._store.get(job.id).state is State.SUCCEEDED:
+                self._uploads.remove(upload)
+
     async def _claimed(self, running: _Running) -> Outcome:
         """The work of a job whose caller does not wait."""
+        running.begun = True
+        if running.stopped:
+            raise asyncio.CancelledError
         job = running.job
         past = await asyncio.to_thread(self._store.history_of, job.id) if job.attempt > 1 else ()
         running.journal = self._journal(job, past)
@@ -304,7 +333,8 @@ class Runner:
         def commit(told: list[tuple[str, dict[str, Any]]], values: dict[str, Any]) -> None:
             self._leases.end(job, State.SUCCEEDED, told, values, result=written(outcome))
 
-        await self._write(running, commit)
+        # NOTE: cancelled before it was written, the job would run for ever, with nobody at it.
+        await to_its_end(self._write(running, commit))
         return outcome
 
     def _ending(self, running: _Running, error: BaseException) -> Ending | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,6 +16,7 @@ from jobs.database import Database, Lock
 from jobs.model import OVER, Event, Job, NewJob, State
 from jobs.rows import COLUMNS, changed, end, event_of, job_of, new_id, tell
 from jobs.tables import deliveries, events, jobs, results
+from key_limits import crowds
 from reservation import Work
 
 ANYBODY = None
@@ -36,11 +37,20 @@ class Counts:
 class JobStore:
     """The jobs of one database. Synchronous and thread-safe; every method is one short transaction."""
 
-    def __init__(self, database: Database, *, lease_s: float, max_queued: int = 0) -> None:
-        """*max_queued*: jobs that may wait at once; 0: any number. *lease_s*: what an attended job begins with."""
+    def __init__(
+        self,
+        database: Database,
+        *,
+        lease_s: float,
+        max_queued: int = 0,
+        several_keys: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """*max_queued*: jobs that may wait at once; 0: any number. *several_keys*: whether none may fill the queue.
+        *lease_s*: what an attended job begins with."""
         self._database = database
         self._lease_s = lease_s
         self._max_queued = max_queued
+        self._several_keys = several_keys
 
     # --- written down ----------------------------------------------------------------------------------------------
 
@@ -55,7 +65,7 @@ class JobStore:
                 if twin := _twin(connection, new):
                     return twin, False
                 if owner is None:
-                    self._check_room(connection, 1)
+                    self._check_room(connection, new.key, 1)
                 return self._written(connection, new, owner), True
         except IntegrityError:
             # Another machine was quicker by a moment.
@@ -74,7 +84,7 @@ class JobStore:
             with self._database.writing() as connection:
                 if twin := _twin(connection, new[0]):
                     return _batch_of(connection, twin), False
-                self._check_room(connection, len(new))
+                self._check_room(connection, new[0].key, len(new))
                 return [self._written(connection, one, None) for one in new], True
         except IntegrityError:
             with self._database.reading() as connection:
@@ -82,12 +92,20 @@ class JobStore:
                     return _batch_of(connection, twin), False
             raise
 
-    def _check_room(self, connection: sa.Connection, number: int) -> None:
-        """Raises QueueFull where so many more would be too many; else nobody else takes that room meanwhile."""
-        if self._max_queued:
-            self._database.alone(connection, Lock.QUEUE)
-            if _queued(connection) + number > self._max_queued:
-                raise QueueFull
+    def _check_room(self, connection: sa.Connection, key: str, number: int) -> None:
+        """Raises QueueFull where so many more would be too many, or too many of one key's; else nobody else takes that
+        room meanwhile."""
+        if not self._max_queued:
+            return
+        self._database.alone(connection, Lock.QUEUE)
+        # As the last of them finds it.
+        room = self._max_queued - _queued(connection) - number + 1
+        if room <= 0:
+            raise QueueFull
+        if self._several_keys() and crowds(self._max_queued - room, room):
+            own = int(connection.scalar(_QUEUED.where(jobs.c.key == key)) or 0) + number - 1
+            if crowds(own, room):
+                raise QueueFull("Enough of this key's jobs wait already: the rest of the queue is for others.")
 
     def _written(self, connection: sa.Connection, new: NewJob, owner: str | None) -> Job:
         now = self._database.now(connection)
@@ -320,5 +338,8 @@ def _batch_of(connection: sa.Connection, job: Job) -> list[Job]:
     return [job_of(row) for row in rows]
 
 
+_QUEUED = sa.select(sa.func.count()).where(jobs.c.state == State.QUEUED)
+
+
 def _queued(connection: sa.Connection) -> int:
-    return int(connection.scalar(sa.select(sa.func.count()).where(jobs.c.state == State.QUEUED)) or 0)
+    return int(connection.scalar(_QUEUED) or 0)

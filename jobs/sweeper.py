@@ -142,7 +142,7 @@ def _sweep_media(store: JobStore, media: Media, lifetimes: Lifetimes, clock: Cal
     for media_id in gone:
         # Another process may have been quicker.
         with contextlib.suppress(MediaNotFound):
-            media.delete(media_id)
+            media.remove(media_id)
     return len(gone)
 
 

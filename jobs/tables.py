@@ -117,3 +117,19 @@ vocabularies = sa.Table(
     sa.Column("words", sa.Text, nullable=False),
 )
 """Words that each key's recordings are likely to hold, one a line."""
+
+keys = sa.Table(
+    "keys",
+    metadata,
+    sa.Column("id", sa.String(12), primary_key=True),
+    sa.Column("name", sa.String(48), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("scopes", sa.String(64), nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("max_requests", sa.Integer),
+    sa.Column("max_audio_s_a_day", sa.Double),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("expires_at", sa.Double),
+    sa.Column("revoked_at", sa.Double),
+)
+"""Keys that were made on the command line: SHA-256 digests of them, in hexadecimal, and what they open."""

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
-import hmac
 import json
 import random
 import re
-import secrets
 import ssl
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -24,10 +20,11 @@ import structlog
 
 from downloads.egress import EgressProxy
 from downloads.urls import check_link
-from errors import ConfigurationError, InvalidLink, LinkNotAllowed, StorageFull, StoreUnavailable
+from errors import InvalidLink, LinkNotAllowed, StorageFull, StoreUnavailable
 from jobs.bells import heard_within
 from jobs.database import Database
 from jobs.model import State
+from jobs.signatures import secret_of, signed, signing_key
 from jobs.tables import deliveries, events, jobs
 from reservation import Work
 
@@ -55,9 +52,6 @@ GRACE_S = 1.0
 _ANSWER_BYTES = 4 * 1024
 _TRAFFIC_BYTES = 256 * 1024
 """Of one attempt, both ways: a long link, a TLS handshake with many certificates, and the largest head of an answer."""
-_PREFIX = "whsec_"
-_SECRET_BYTES = range(24, 65)
-"""Source: the Standard Webhooks specification, as is all of the signature."""
 _RECEIVER = re.compile(r"[a-z]+://[^/?#]*")
 
 NOT_ALLOWED = "The address is not one that this server calls."
@@ -80,6 +74,8 @@ class Delivery:
 
     id: str
     job_id: str
+    owner: str
+    """Whose secret signs it."""
     work: Work
     event: str
     """`job.` and the state in which the job ended."""
@@ -98,23 +94,6 @@ class Delivery:
         return found[0] if found else ""
 
 
-def new_secret() -> str:
-    """A secret to sign with."""
-    return _PREFIX + base64.b64encode(secrets.token_bytes(32)).decode("ascii")
-
-
-def signing_key(secret: str) -> bytes:
-    """The key in *secret*. Raises ConfigurationError, which does not show it."""
-    with contextlib.suppress(binascii.Error, ValueError):
-        key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
-        if secret.startswith(_PREFIX) and len(key) in _SECRET_BYTES:
-            return key
-    raise ConfigurationError(
-        f"WEBHOOK_SECRET is not {_PREFIX} and 24 to 64 bytes in base64. "
-        f"This makes one: echo {_PREFIX}$(openssl rand -base64 32)"
-    )
-
-
 def body_of(delivery: Delivery) -> bytes:
     """What is told: that the job is over, how, and where its result is."""
     state = delivery.event.removeprefix("job.")
@@ -131,16 +110,6 @@ def body_of(delivery: Delivery) -> bytes:
         },
     }
     return json.dumps(told, separators=(",", ":")).encode()
-
-
-def signed(key: bytes, delivery_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The headers by which the receiver knows who sends, and that nothing was changed."""
-    digest = hmac.digest(key, f"{delivery_id}.{timestamp}.".encode() + body, "sha256")
-    return {
-        "webhook-id": delivery_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": f"v1,{base64.b64encode(digest).decode('ascii')}",
-    }
 
 
 # --- what comes of it ------------------------------------------------------------------------------------------------
@@ -240,6 +209,7 @@ class Outbox:
         return Delivery(
             id=row.id,
             job_id=row.job_id,
+            owner=found.key,
             work=Work(found.work),
             event=row.event,
             error=(told or {}).get("error"),
@@ -249,16 +219,23 @@ class Outbox:
             claimed_at=now,
         )
 
-    def _due(self, connection: sa.Connection, passed_over: Collection[str]) -> sa.Select[tuple[str, str, str]]:
+    def _due(self, connection: sa.Connection, passed_over: Collection[str]) -> sa.Select[tuple[str, str, str, str]]:
         url = sa.func.lower(jobs.c.callback_url)
         theirs = [
             sa.or_(url == receiver, *(url.startswith(receiver + end, autoescape=True) for end in "/?#"))
             for receiver in passed_over
         ]
+        now = self._database.now(connection)
+        # What has never been tried, or would wait for longer than anything does, is due: the clock was set back.
+        due = sa.or_(
+            deliveries.c.due_at <= now,
+            sa.and_(deliveries.c.due_at.is_not(None), deliveries.c.attempts == 0),
+            deliveries.c.due_at > now + MAX_RETRY_AFTER_S * (1 + JITTER),
+        )
         return (
-            sa.select(deliveries.c.id, jobs.c.work, jobs.c.callback_url)
+            sa.select(deliveries.c.id, jobs.c.work, jobs.c.key, jobs.c.callback_url)
             .join(jobs, jobs.c.id == deliveries.c.job_id)
-            .where(deliveries.c.due_at <= self._database.now(connection), *(sa.not_(their) for their in theirs))
+            .where(due, *(sa.not_(their) for their in theirs))
             .order_by(deliveries.c.due_at, deliveries.c.id)
             .limit(1)
         )
@@ -301,7 +278,8 @@ class Webhooks:
         """*secret*: `whsec_` and base64. *spread*: from 0 to 1, at random. Raises ConfigurationError."""
         self._outbox = Outbox(database)
         self._proxy = proxy
-        self._key = signing_key(secret)
+        signing_key(secret)
+        self._secret = secret
         self._at_once = at_once
         self._timeout_s = timeout_s
         self._look_s = look_s
@@ -332,6 +310,10 @@ class Webhooks:
         for task in sending:
             task.cancel()
         await asyncio.gather(*sending, return_exceptions=True)
+
+    def secret_of(self, owner: str) -> str:
+        """With what that owner's webhooks are signed."""
+        return secret_of(owner, self._secret)
 
     def check(self, url: str) -> None:
         """Refuse an address that will never be told. Raises InvalidLink, LinkNotAllowed."""
@@ -397,7 +379,7 @@ class Webhooks:
         except (InvalidLink, LinkNotAllowed):
             return Answer(failure=NOT_ALLOWED, hopeless=True)
         body = body_of(delivery)
-        headers = signed(self._key, delivery.id, int(delivery.claimed_at), body)
+        headers = signed(signing_key(self.secret_of(delivery.owner)), delivery.id, int(delivery.claimed_at), body)
         headers |= {"content-type": "application/json", "user-agent": "stenogate"}
         try:
             return await self._posted(httpx.Request("POST", link.url, headers=headers, content=body), delivery)

@@ -40,8 +40,8 @@ class Place:
         self.database = Database(url, self.clock)
         self.store = self.store_of()
 
-    def store_of(self, *, max_queued: int = 0) -> JobStore:
-        return JobStore(self.database, lease_s=LEASE_S, max_queued=max_queued)
+    def store_of(self, *, max_queued: int = 0, several_keys: bool = False) -> JobStore:
+        return JobStore(self.database, lease_s=LEASE_S, max_queued=max_queued, several_keys=lambda: several_keys)
 
     def owner(self, name: str = "a") -> Leases:
         return Leases(self.database, name, lease_s=LEASE_S)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import prices
+from access.keyring import Keys
 from admission import AdmissionController, Bounds
-from api.keys import Keys
 from api.services import Services
 from disk import Disk
 from downloads.egress import EgressProxy
@@ -26,11 +27,12 @@ from jobs.desk import Desk
 from jobs.fleet import Fleet, FleetWatch
 from jobs.leases import LEASE_S, Leases
 from jobs.runner import Runner
+from jobs.signatures import new_secret
 from jobs.store import JobStore
 from jobs.tables import metadata
 from jobs.uploads import UploadStore
 from jobs.vocabulary import Vocabularies
-from jobs.webhooks import Webhooks, new_secret
+from jobs.webhooks import Webhooks
 from limits import MemorySemaphore
 from memory import MemoryReading
 from memory_watch import MemoryView, MemoryWatch
@@ -46,6 +48,14 @@ from transcription.sizing import Sizing, Wish, sized
 KEY = "test-api-key-123"
 AUTH = {"X-API-Key": KEY}
 MIB = 2**20
+
+
+def owner_of(key: str) -> str:
+    """Whose the jobs and files of that key are."""
+    return hashlib.sha256(key.encode()).hexdigest()[:12]
+
+
+OWNER = owner_of(KEY)
 
 
 class FakeTranscriber:

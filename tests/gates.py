@@ -133,6 +133,7 @@ class Gate:
         *,
         memory_mb: int = 1000,
         downloads: int = 2,
+        several_keys: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
         **bounds: Any,
     ) -> None:
@@ -143,7 +144,11 @@ class Gate:
         slots_of = {Work.TRANSCRIPTION: slots, Work.DOWNLOAD: downloads, Work.EXTRACTION: 2}
         slots_of |= {Work.LIVE: 2, Work.UPSTREAM: 2}
         self.controller = AdmissionController(
-            {DEVICE: self.memory}, Bounds(slots_of, **bounds), clock=self.clock, wall_clock=self.wall
+            {DEVICE: self.memory},
+            Bounds(slots_of, **bounds),
+            several_keys=lambda: several_keys,
+            clock=self.clock,
+            wall_clock=self.wall,
         )
         self.granted: list[str] = []
         """Names, in the order in which they were let in."""

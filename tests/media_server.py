@@ -17,7 +17,7 @@ class MediaServer:
     """What it serves, by path (*at* gives the full link):
 
     `/clip.mp3`, `/clip.ts` and all in *files*     that file, ranges supported
-    `/redirect?to=URL`, `/loop`                    302; to itself
+    `/redirect?to=URL&status=307`, `/loop`         302 where no status is given; to itself
     `/page?source=URL`                             HTML with <audio><source src=URL>
     `/video-page?source=URL`                       HTML with <video src=URL>
     `/nothing`                                     HTML without media
@@ -25,6 +25,7 @@ class MediaServer:
     `/endless`                                     audio without a length, for ever
     `/big`                                         audio that announces 1 TB
     `/slow`                                        a few bytes, then nothing until the server is closed
+    `/drip`                                        a byte at a time, never silent for long
     `/m3u8?segment=URL&segment=URL&key=URL&live=1` an HLS playlist
     `/bomb`                                        HTML, gzip, 4 MiB on the wire, 4 GiB unpacked
     `/status/404`                                  that status
@@ -158,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
         return next(iter(self.media.files.values()))[1]
 
     def _serve_redirect(self, query: dict[str, list[str]]) -> None:
-        self._whole(302, "text/plain", b"", Location=query["to"][0])
+        self._whole(int(query.get("status", ["302"])[0]), "text/plain", b"", Location=query["to"][0])
 
     def _serve_loop(self, query: dict[str, list[str]]) -> None:
         self._whole(302, "text/plain", b"", Location=f"/loop?{len(self.media.paths)}")
@@ -211,6 +212,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
         self.media.asked.set()
         self.media.closing.wait()
+
+    def _serve_drip(self, query: dict[str, list[str]]) -> None:
+        self._head(Content_Length="1000000")
+        self.media.asked.set()
+        while not self.media.closing.wait(0.05):
+            self.wfile.write(b"\xff")
+            self.wfile.flush()
 
     def _serve_m3u8(self, query: dict[str, list[str]]) -> None:
         lines = ["#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:10", "#EXT-X-MEDIA-SEQUENCE:0"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from transcription.core import BYTES_PER_SAMPLE, Segment
+from transcription.core import BYTES_PER_SAMPLE, SAMPLE_RATE, Segment
 
 POLL_S = 0.02
 """ffmpeg gives no sign of what it has written, so the file's size is looked at: ten times in the shortest clip, and at
@@ -58,6 +58,14 @@ class GrowingPcm:
             return self.path.stat().st_size // BYTES_PER_SAMPLE
         except FileNotFoundError:
             return 0
+
+
+def seconds_in(path: Path) -> float:
+    """How much there is at *path* by now, which need not be there yet."""
+    try:
+        return path.stat().st_size / BYTES_PER_SAMPLE / SAMPLE_RATE
+    except FileNotFoundError:
+        return 0.0
 
 
 def samples_of(segment: Segment) -> npt.NDArray[np.float32]:

@@ -39,7 +39,7 @@ from transcription.core import (
 )
 from transcription.journal import SILENT, Journal, Unheard
 from transcription.passing import chained, decoded, first_speech, given, noted
-from transcription.pcm import GrowingPcm
+from transcription.pcm import GrowingPcm, seconds_in
 from transcription.replicas import Replicas
 from transcription.scheduler import SegmentScheduler
 from transcription.speaker_finder import SpeakerFinder
@@ -47,6 +47,7 @@ from transcription.speech import SpeechCutter
 from transcription.stretches import PAUSE_S, Layout, only
 from transcription.text_filters import filtered
 from transcription.word_alignment import WordAlignment
+from undisturbed import undisturbed
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +72,11 @@ class Stopwatch:
         """The stages so far and the total, from the request's body to its transcript, waiting included."""
         return self._stages_s | {"total": self._clock() - self._begun}
 
+
+LOOK_S = 0.25
+"""How often it is looked whether a recording goes on past its price."""
+MORE = 1.25
+"""Past its price a recording pays for so many times what there is of it: seldom again, and not for much more."""
 
 MOST_CHANNELS = 8
 """Of a recording whose channels are split: meetings have a few microphones, and each channel is heard whole."""
@@ -245,18 +251,44 @@ class Transcriber:
         return duration_s
 
     async def _decoded(self, run: _Run) -> float:
-        limit_s = self._max_duration_s
         if run.channels == 1:
-            return await audio.decode(self._ffmpeg, run.source, run.path, max_duration_s=limit_s)
+            return await self._as_priced(run, run.path)
         duration_s = 0.0
         part = run.path.with_suffix(".channel")
         for channel in range(run.channels):
             try:
-                duration_s = await audio.decode(self._ffmpeg, run.source, part, max_duration_s=limit_s, channel=channel)
+                duration_s = await self._as_priced(run, part, channel)
                 await asyncio.to_thread(append, part, run.path, PAUSE_S if channel else 0.0)
             finally:
                 part.unlink(missing_ok=True)
         return duration_s
+
+    async def _as_priced(self, run: _Run, target: Path, channel: int | None = None) -> float:
+        """Decode to *target*; return its seconds. Headers lie: what goes on past its price pays for more, or ends.
+
+        Raises what `audio.decode` and `Reservation.extend` raise.
+        """
+        limit_s = self._max_duration_s
+        decoding = asyncio.ensure_future(
+            audio.decode(self._ffmpeg, run.source, target, max_duration_s=limit_s, channel=channel)
+        )
+        try:
+            while not decoding.done():
+                await asyncio.wait({decoding}, timeout=LOOK_S)
+                decoded_s = decoding.result() if decoding.done() else seconds_in(target)
+                if run.reservation is not None and decoded_s > prices.within_price_s(
+                    run.reservation.amount / run.channels
+                ):
+                    audio_s = min(MORE * decoded_s, limit_s)
+                    more = prices.TEXT_BYTES_A_SECOND * round(audio_s * run.channels - run.reservation.amount)
+                    await run.reservation.extend(
+                        audio_s * run.channels, {prices.MEMORY: max(0, more)}, short=audio_s <= prices.SHORT_S
+                    )
+            return decoding.result()
+        except BaseException:
+            decoding.cancel()
+            await undisturbed(asyncio.ensure_future(asyncio.gather(decoding, return_exceptions=True)))
+            raise
 
     @staticmethod
     async def _reused(run: _Run, decoding: asyncio.Task[float]) -> Transcript | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
@@ -18,6 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+# NOTE: read when it is imported; without it onnxruntime tells its makers of each process, and keeps an id in the user's
+# home. The engine's processes, which import it too, inherit this.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 from errors import EngineFailed, VoiceActivityUnavailable

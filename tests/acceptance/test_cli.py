@@ -155,6 +155,8 @@ def test_ctrl_c_cancels_the_servers_job(folder: Path, clean: Server) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # Whoever runs the tests in the background has it ignored, and children would inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         new: list[str] = []
 

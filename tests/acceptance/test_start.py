@@ -56,7 +56,7 @@ def test_uvicorns_own_host_is_checked_too(tmp_path: Path) -> None:
     arguments = ("-m", "uvicorn", "main:app", "--app-dir", str(ROOT), "--host", "0.0.0.0", "--port", "0")
     done = refused(tmp_path, *arguments)
     assert done.returncode != 0
-    assert "Set API_KEYS" in done.stderr
+    assert "set API_KEYS" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -124,7 +124,7 @@ def test_from_a_link_to_a_transcript(client: httpx.Client, web: MediaServer) -> 
     assert answer.json()["timings"]["download"] > 0
 
 
-def test_download_then_transcribe_then_delete(client: httpx.Client, web: MediaServer) -> None:
+def test_download_then_transcribe_then_delete(client: httpx.Client, server: Server, web: MediaServer) -> None:
     """Step by step, as one does who wants to keep the file."""
     content = speech_file(SPEECH).read_bytes()
     web.files["/kept.mp3"] = ("audio/mpeg", content)
@@ -133,9 +133,10 @@ def test_download_then_transcribe_then_delete(client: httpx.Client, web: MediaSe
     file = stored.json()
     assert file["media_type"] == "audio/mpeg"
     assert file["bytes"] == len(content)
-    assert Path(file["path"]).read_bytes() == content
+    place = server.data_dir / "media" / file["path"]
+    assert place.read_bytes() == content
     assert file["id"] in [known["id"] for known in client.get("/files").json()["files"]]
-    for reference in (file["id"], file["path"]):
+    for reference in (file["id"], file["path"], str(place)):
         answer = client.post("/transcribe", params={"audio_file": reference})
         assert SAID in heard(answer.json()["text"])
     part = client.get(f"/files/{file['id']}", headers={"Range": "bytes=100-199"})
@@ -143,7 +144,30 @@ def test_download_then_transcribe_then_delete(client: httpx.Client, web: MediaSe
     assert client.get(f"/files/{file['id']}").content == content
     assert client.delete(f"/files/{file['id']}").status_code == 204
     assert client.get(f"/files/{file['id']}").json()["code"] == "FILE_NOT_FOUND"
-    assert not Path(file["path"]).exists()
+    assert not place.exists()
+
+
+def test_a_file_is_not_there_for_another_key(client: httpx.Client, server: Server) -> None:
+    """In no list, by no name and for no work: all answers are those to a file that nobody has."""
+    video = speech_file("formats/libri_2spk_video.mov")
+    file = client.post("/extract-audio", files={"file": (video.name, video.read_bytes())}).json()
+    place = server.data_dir / "media" / file["path"]
+    with server.client() as other:
+        other.headers["X-API-Key"] = "another-key"
+        assert file["id"] not in other.get("/files").text
+        asked = [("GET", f"/files/{file['id']}", {}), ("DELETE", f"/files/{file['id']}", {})]
+        for name in (file["id"], file["path"], str(place)):
+            asked += [
+                ("POST", "/transcribe", {"audio_file": name}),
+                ("POST", "/extract-audio", {"video_file": name, "mode": "async"}),
+            ]
+        for method, path, query in asked:
+            answer = other.request(method, path, params=query)
+            assert (answer.status_code, answer.json()["code"]) == (404, "FILE_NOT_FOUND"), (path, query)
+        batch = other.post("/jobs/batch", json={"files": [file["id"]]})
+        assert (batch.status_code, "FILE_NOT_FOUND" in batch.text) == (422, True)
+    assert client.get(f"/files/{file['id']}").content == place.read_bytes()
+    assert client.delete(f"/files/{file['id']}").status_code == 204
 
 
 @pytest.mark.parametrize("format", ["mp3", "wav", "flac", "m4a", "opus"])

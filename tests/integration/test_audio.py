@@ -245,6 +245,53 @@ async def test_a_recording_longer_than_it_claims_is_stopped_at_the_bound(tmp_pat
     assert await refusal(source, tmp_path, max_duration_s=5) is AudioTooLong
 
 
+def odd_wav(
+    path: Path, *, channels: int = 1, rate: int = 16000, bits: int = 16, codec: int = 1, seconds: float = 0.5
+) -> Path:
+    """Silence whose header says that."""
+    frame, data_bytes = channels * bits // 8 & 0xFFFF, int(channels * bits // 8 * min(rate, 768_000) / 2)
+    described = struct.pack("<HHIIHH", codec, channels, rate, rate * frame & 0xFFFFFFFF, frame, bits)
+    chunks = b"fmt " + struct.pack("<I", 16) + described + b"data" + struct.pack("<I", data_bytes) + bytes(data_bytes)
+    path.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ({"rate": 768_000}, 0.5),
+        ({"channels": 8, "rate": 192_000, "bits": 24}, 0.5),
+        ({"bits": 64, "codec": 3}, 0.5),
+        ({"channels": 24}, 0.5),
+        ({"channels": 65}, None),
+        ({"channels": 0}, None),
+        ({"rate": 2**32 - 1}, None),
+        ({"rate": 0}, None),
+        ({"bits": 0}, None),
+        ({"bits": 33}, None),
+        ({"codec": 0}, None),
+    ],
+    ids=str,
+)
+async def test_an_odd_header_means_sound_or_a_plain_refusal(
+    tmp_path: Path, header: dict[str, int], seconds: float | None
+) -> None:
+    """Whoever writes one by hand learns nothing of what lies behind it, and keeps no processor busy."""
+    source = odd_wav(tmp_path / "odd.wav", **header)
+    if seconds is None:
+        assert await refusal(source, tmp_path) is UnsupportedMedia
+    else:
+        assert (await probe(FFMPEG, source)).duration_s == pytest.approx(seconds, abs=0.1)
+        assert len(await pcm_of(source, tmp_path)) / 16000 == pytest.approx(seconds, abs=0.1)
+
+
+@pytest.mark.parametrize("header", [{"channels": 1_000}, {"rate": 2**31 - 1}], ids=str)
+async def test_what_nothing_records_is_refused_before_it_waits(tmp_path: Path, header: dict[str, int]) -> None:
+    """The filter from 2 GHz down takes ffmpeg a quarter of a minute; the header has said enough."""
+    with pytest.raises(UnsupportedMedia, match="channels at"):
+        await probe(FFMPEG, odd_wav(tmp_path / "odd.wav", **header))
+
+
 async def test_the_bound_itself_is_allowed(tmp_path: Path) -> None:
     source = write_wav(tmp_path / "a.wav", np.full(5 * 16000, 1000))
     assert len(await pcm_of(source, tmp_path, max_duration_s=5)) == 5 * 16000

@@ -150,6 +150,34 @@ async def test_a_name_with_any_private_address_is_refused(
     assert canary.connections == 0
 
 
+async def test_a_tickets_own_policy_narrows_what_it_may_reach(server: MediaServer, canary: MediaServer) -> None:
+    """Links may be bound to a few hosts, at every step, while webhooks go through the same door."""
+    resolver, _ = answering(["127.0.0.1"])
+    opened = (server.authority, canary.authority, f"media.example:{server.port}")
+    everywhere = AddressPolicy(opened)
+    narrow = AddressPolicy(opened, hosts_allowed=("media.example",))
+    async with (
+        EgressProxy(everywhere, resolver=resolver) as proxy,
+        proxy.ticket(max_bytes=10_000_000) as wide,
+        proxy.ticket(max_bytes=10_000_000, policy=narrow) as bound,
+    ):
+        assert (await say(proxy, get(f"http://media.example:{server.port}/clip.mp3"), bound)).endswith(CONTENT)
+        assert (await say(proxy, get(canary.at("/")), bound)).startswith(b"HTTP/1.1 403 ")
+        assert (await say(proxy, [f"CONNECT {canary.authority} HTTP/1.1"], bound)).startswith(b"HTTP/1.1 403 ")
+        assert canary.connections == 0
+        assert (await say(proxy, get(server.at("/clip.mp3")), wide)).endswith(CONTENT)
+    assert (len(bound.refused), wide.refused) == (2, [])
+
+
+async def test_a_name_that_leads_into_a_denied_network_is_refused(server: MediaServer) -> None:
+    """Whatever it is called, and although its address is public."""
+    resolver, _ = answering([UNREACHABLE_PUBLIC_ADDRESS])
+    policy = AddressPolicy(hosts_denied=(f"{UNREACHABLE_PUBLIC_ADDRESS}/128",))
+    async with EgressProxy(policy, resolver=resolver) as proxy, proxy.ticket(max_bytes=1000) as ticket:
+        assert (await say(proxy, get("http://other.example/"), ticket)).startswith(b"HTTP/1.1 403 ")
+    assert ticket.refused == ["other.example"]
+
+
 async def test_a_name_is_resolved_once_and_that_very_address_is_taken(server: MediaServer) -> None:
     """Whoever asks a second time, to connect, may get another answer than the one that was checked."""
     resolver, asked = answering(["127.0.0.1"])
@@ -182,6 +210,19 @@ async def test_a_name_without_an_address_is_unreachable_not_refused(server: Medi
         answer = await say(proxy, get("http://gone.example/"), ticket)
     assert answer.startswith(b"HTTP/1.1 502 ")
     assert (ticket.unreachable, ticket.refused) == (["gone.example"], [])
+
+
+async def test_a_resolver_that_does_not_answer_is_given_up(server: MediaServer) -> None:
+    """Whoever owns a name owns the server that is asked for it, and may let it wait."""
+
+    async def silent(host: str, port: int) -> Sequence[str]:
+        await asyncio.Event().wait()
+        return []
+
+    async with proxy_for(server, resolver=silent, connect_timeout_s=0.05) as (proxy, ticket):
+        answer = await say(proxy, get("http://slow.example/"), ticket)
+    assert answer.startswith(b"HTTP/1.1 502 ")
+    assert ticket.unreachable == ["slow.example"]
 
 
 @pytest.mark.parametrize("credential", [None, "Basic Zm9vOmJhcg==", "Basic !", "Bearer x", "Basic "])

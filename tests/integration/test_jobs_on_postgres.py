@@ -27,10 +27,24 @@ from tests.databases import (
     new_job,
     postgresql_server,
 )
-from tests.unit import test_job_database, test_job_leases, test_job_store, test_job_turns, test_jobs_any_order
+from tests.unit import (
+    test_job_database,
+    test_job_leases,
+    test_job_store,
+    test_job_turns,
+    test_jobs_any_order,
+    test_key_store,
+)
 
 # What asks for a place is run once more, with this module's.
-for _module in (test_job_database, test_job_leases, test_job_store, test_job_turns, test_jobs_any_order):
+for _module in (
+    test_job_database,
+    test_job_leases,
+    test_job_store,
+    test_job_turns,
+    test_jobs_any_order,
+    test_key_store,
+):
     for _name, _test in vars(_module).items():
         if _name.startswith("test_") and "place" in inspect.signature(_test).parameters:
             assert _name not in globals(), f"Two tests have the name {_name}."

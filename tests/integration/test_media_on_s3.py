@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import subprocess
@@ -22,6 +23,7 @@ from jobs.uploads import ObjectUploads
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 BUCKET = "recordings"
+OWNER, OTHER = "a-key", "another-key"
 
 
 class Server:
@@ -90,8 +92,8 @@ class Machine:
         path.write_bytes(content)
         return path
 
-    def stored(self, name: str = "talk.mp3", content: bytes = b"sound") -> MediaFile:
-        return self.media.add(self.written(name, content), name=name)
+    def stored(self, name: str = "talk.mp3", content: bytes = b"sound", owner: str = OWNER) -> MediaFile:
+        return self.media.add(self.written(name, content), owner=owner, name=name)
 
     def copied(self) -> list[str]:
         return sorted(path.name for path in self.copies.folder.iterdir())
@@ -124,6 +126,7 @@ async def test_what_one_machine_adds_another_reads(here: Machine, there: Machine
     place = here.written("made.webm")
     added = here.media.add(
         place,
+        owner=OWNER,
         name="Ein Ärger.webm",
         media_type="audio/webm",
         duration_s=1.5,
@@ -132,7 +135,7 @@ async def test_what_one_machine_adds_another_reads(here: Machine, there: Machine
         source="https://example.org/a",
     )
     assert not place.exists()
-    found = there.media.get(added.id)
+    found = there.media.get(added.id, OWNER)
     assert found == MediaFile(
         id=added.id,
         path=there.copies.place(f"{added.id}.webm"),
@@ -144,12 +147,13 @@ async def test_what_one_machine_adds_another_reads(here: Machine, there: Machine
         title="Ein Ärger",
         extractor="generic",
         source="https://example.org/a",
+        owner=OWNER,
     )
     assert there.copied() == []
-    async with there.media.opened(added.id) as path:
+    async with there.media.opened(added.id, OWNER) as path:
         assert path == found.path
         assert path.read_bytes() == b"sound"
-    assert there.media.resolve(added.id).read_bytes() == b"sound"
+    assert there.media.resolve(added.id, OWNER).read_bytes() == b"sound"
 
 
 async def test_the_machine_that_added_a_file_need_not_fetch_it(here: Machine) -> None:
@@ -161,7 +165,7 @@ async def test_a_file_of_many_blocks_comes_whole(here: Machine, there: Machine) 
     """It is sent in parts and fetched in blocks, none of which is the last one's size."""
     content = os.urandom(2 * BLOCK_BYTES + 12345)
     media = here.stored(content=content)
-    async with there.media.opened(media.id) as path:
+    async with there.media.opened(media.id, OWNER) as path:
         assert path.read_bytes() == content
 
 
@@ -170,34 +174,34 @@ async def test_a_file_is_found_by_its_name_and_by_the_path_that_another_machine_
 ) -> None:
     media = here.stored()
     for reference in (media.path.name, f"./{media.path.name}", str(there.copies.place(media.path.name))):
-        async with there.media.opened(reference) as path:
+        async with there.media.opened(reference, OWNER) as path:
             assert path.read_bytes() == b"sound"
 
 
 async def test_files_of_the_machine_itself_are_found_where_that_is_allowed(here: Machine, allowed: Path) -> None:
     (allowed / "a.mp3").write_bytes(b"sound")
-    async with here.media.opened(str(allowed / "a.mp3")) as path:
+    async with here.media.opened(str(allowed / "a.mp3"), OWNER) as path:
         assert path == allowed / "a.mp3"
-    assert here.media.resolve(str(allowed / "a.mp3")) == allowed / "a.mp3"
+    assert here.media.resolve(str(allowed / "a.mp3"), OWNER) == allowed / "a.mp3"
     for outside in ("/etc/passwd", "a.mp3", "../a.mp3", f"/elsewhere/{'0' * 32}.mp3"):
         with pytest.raises(PathNotAllowed):
-            here.media.resolve(outside)
+            here.media.resolve(outside, OWNER)
         with pytest.raises(PathNotAllowed):
-            async with here.media.opened(outside):
+            async with here.media.opened(outside, OWNER):
                 pass
 
 
 async def test_a_deleted_file_is_gone_for_all(here: Machine, there: Machine) -> None:
     """Also where a copy of it still lies."""
     media, other = here.stored(), here.stored()
-    there.media.resolve(media.id)
-    here.media.delete(media.id)
-    assert there.media.list() == [there.media.get(other.id)]
+    there.media.resolve(media.id, OWNER)
+    here.media.delete(media.id, OWNER)
+    assert there.media.list(OWNER) == [there.media.get(other.id, OWNER)]
     for gone in (there.media.get, there.media.delete, there.media.resolve):
         with pytest.raises(MediaNotFound):
-            gone(media.id)
+            gone(media.id, OWNER)
     with pytest.raises(MediaNotFound):
-        async with there.media.opened(media.id):
+        async with there.media.opened(media.id, OWNER):
             pass
     assert [kept.id for kept in there.media.kept()] == [other.id]
 
@@ -206,25 +210,80 @@ async def test_a_sidecar_without_its_file_is_not_found(here: Machine, there: Mac
     media = here.stored()
     here.objects.below("media").remove(media.path.name)
     with pytest.raises(MediaNotFound):
-        async with there.media.opened(media.id):
+        async with there.media.opened(media.id, OWNER):
             pass
     assert there.copied() == []
+
+
+async def test_anothers_file_is_not_found_by_any_name_on_any_machine(here: Machine, there: Machine) -> None:
+    """Also where a copy of it lies: the answer is that to an id which nobody has."""
+    media = here.stored()
+    there.media.resolve(media.id, OWNER)
+    assert [found.id for found in there.media.list(OWNER)] == [media.id]
+    assert there.media.list(OTHER) == []
+    for reference in (media.id, media.path.name, str(there.copies.place(media.path.name))):
+        there.media.check(reference, OWNER)
+        for asked in (there.media.check, there.media.resolve):
+            with pytest.raises(MediaNotFound, match=MediaNotFound.default_message()):
+                asked(reference, OTHER)
+        with pytest.raises(MediaNotFound):
+            async with there.media.opened(reference, OTHER):
+                pass
+    for look in (there.media.get, there.media.delete):
+        with pytest.raises(MediaNotFound):
+            look(media.id, OTHER)
+    assert here.media.get(media.id, OWNER).bytes == 5
+
+
+def test_a_file_is_looked_for_without_fetching_it(here: Machine, there: Machine) -> None:
+    """A call that is answered with a job must not wait for gigabytes."""
+    media = here.stored()
+    there.media.check(media.id, OWNER)
+    assert there.copied() == []
+    here.objects.below("media").remove(media.path.name)
+    with pytest.raises(MediaNotFound):
+        there.media.check(media.id, OWNER)
+
+
+def test_a_file_of_before_there_were_owners_is_nobodys(here: Machine) -> None:
+    """Nobody knows who may read it; a sweep takes it away in its time."""
+    media, objects = here.stored(), here.objects.below("media")
+    facts = json.loads(objects.read(f"{media.id}.json"))
+    del facts["owner"]
+    objects.write(f"{media.id}.json", json.dumps(facts).encode())
+    with pytest.raises(MediaNotFound):
+        here.media.get(media.id, OWNER)
+    assert here.media.list(OWNER) == []
+    assert [kept.id for kept in here.media.kept()] == [media.id]
+    here.media.remove(media.id)
+    assert objects.listed() == []
+
+
+def test_copies_are_not_read_through_a_wider_folder(objects: Objects, tmp_path: Path) -> None:
+    """MEDIA_ROOTS may hold the folder of everybody's copies."""
+    machine = Machine(objects, tmp_path / "here", (tmp_path,))
+    media = machine.stored()
+    (tmp_path / "link.mp3").symlink_to(media.path)
+    for reference in (str(tmp_path / "link.mp3"), f"{tmp_path}/here/../here/copies/{media.path.name}"):
+        with pytest.raises(MediaNotFound):
+            machine.media.resolve(reference, OTHER)
+    machine.copies.close()
 
 
 @pytest.mark.parametrize("media_id", ["", "a", "../" * 8, "A" * 32, "0" * 32, "0" * 32 + "\n"])
 def test_unknown_and_malformed_ids_are_not_found(here: Machine, media_id: str) -> None:
     with pytest.raises(MediaNotFound):
-        here.media.get(media_id)
+        here.media.get(media_id, OWNER)
 
 
 @pytest.mark.parametrize("broken", [b"", b"{", b"[]", b"{}", b'{"suffix": "/../x", "created_at": "2026-01-01"}'])
 def test_a_broken_sidecar_hides_its_file_alone(here: Machine, broken: bytes) -> None:
     whole, media = here.stored(), here.stored()
     here.objects.below("media").write(f"{media.id}.json", broken)
-    assert whole in here.media.list()
-    assert media.id not in [found.id for found in here.media.list()]
+    assert whole in here.media.list(OWNER)
+    assert media.id not in [found.id for found in here.media.list(OWNER)]
     with pytest.raises(MediaNotFound):
-        here.media.get(media.id)
+        here.media.get(media.id, OWNER)
 
 
 def test_a_sweep_sees_sizes_and_ages_and_removes_what_is_half_added(here: Machine) -> None:
@@ -307,11 +366,15 @@ async def test_storage_that_is_away_is_told_and_comes_back(
         server.stop()
         path = machine.written("next.mp3")
         with pytest.raises(StoreUnavailable):
-            machine.media.add(path, name="next")
+            machine.media.add(path, owner=OWNER, name="next")
         with pytest.raises(StoreUnavailable):
             machine.uploads.keep(path)
         assert path.exists()
-        for asked in (machine.media.list, machine.media.kept, lambda: machine.media.get(media.id)):
+        for asked in (
+            lambda: machine.media.list(OWNER),
+            machine.media.kept,
+            lambda: machine.media.get(media.id, OWNER),
+        ):
             with pytest.raises(StoreUnavailable):
                 asked()
         with pytest.raises(StoreUnavailable):
@@ -319,7 +382,7 @@ async def test_storage_that_is_away_is_told_and_comes_back(
                 pass
         server.start()
         objects._files.mkdir(BUCKET)
-        assert machine.media.get(machine.stored().id).bytes == 5
+        assert machine.media.get(machine.stored().id, OWNER).bytes == 5
     finally:
         server.stop()
         machine.copies.close()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import wave
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -16,9 +17,12 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from errors import AudioTooLong, ModelUnavailable, UnsupportedMedia, WorkerCrashed
+from errors import AudioTooLong, ModelUnavailable, QuotaUsed, UnsupportedMedia, WorkerCrashed
 from ffmpeg import FFmpeg
+from metrics import Metrics
+from reservation import Work
 from tests.engines import made_replicas
+from tests.fakes import make_admission
 from tests.speech import sample_call, speech_file, spoken
 from transcription.alignment_models import AlignmentModels
 from transcription.core import Segment, TranscriptionOptions, TranscriptSegment, VoiceActivity
@@ -355,6 +359,44 @@ async def test_a_recording_whose_length_no_header_tells_is_refused_past_the_boun
     with pytest.raises(AudioTooLong, match="99 seconds"):
         await transcriber.run(live, replace(OPTIONS, vad=vad))
     assert left_over(tmp_path) == []
+
+
+def lying(folder: Path, claims_s: float) -> Path:
+    """The call twice over (60 s) in a FLAC whose header claims that it ends after *claims_s*."""
+    path = folder / "lying.flac"
+    arguments = ("-v", "error", "-i", str(calls(folder / "calls.wav", 2)), "-ar", "16000", str(path))
+    subprocess.run([str(FFmpeg.locate().path), *arguments], check=True)
+    content = bytearray(path.read_bytes())
+    # Of STREAMINFO, the lower 32 of the 36 bits that hold the number of samples.
+    content[22:26] = round(claims_s * 16_000).to_bytes(4)
+    path.write_bytes(content)
+    return path
+
+
+async def test_a_recording_that_goes_on_past_its_header_pays_for_all_of_it(tmp_path: Path) -> None:
+    """It is heard whole: honest files have such headers too, where somebody has joined two."""
+    (tmp_path / "work").mkdir()
+    admission, source = make_admission(Metrics(), max_audio_s_a_day=1_000.0), lying(tmp_path, 10.0)
+    transcriber = hearing_by(Listener(), FFmpeg.locate(), tmp_path, 3_600)
+    assert await transcriber.measure(source) == 10.0
+    with admission.reserve(Work.TRANSCRIPTION, "a") as place:
+        transcript = await transcriber.run(source, OPTIONS, place)
+        assert transcript.duration_s == pytest.approx(60, abs=0.5)
+        assert place.amount >= 60
+        assert not place.short
+    assert admission.audio_left_s("a") == 1_000 - place.amount
+
+
+async def test_a_recording_that_goes_on_past_what_its_key_may_have_is_stopped(tmp_path: Path) -> None:
+    """Whatever its header says: the day's seconds are decoded seconds."""
+    (tmp_path / "work").mkdir()
+    children = own_children()
+    admission, source = make_admission(Metrics(), max_audio_s_a_day=30.0), lying(tmp_path, 10.0)
+    transcriber = hearing_by(Listener(), FFmpeg.locate(), tmp_path, 3_600)
+    with admission.reserve(Work.TRANSCRIPTION, "a") as place, pytest.raises(QuotaUsed):
+        await transcriber.run(source, OPTIONS, place)
+    assert left_over(tmp_path) == []
+    assert own_children() <= children
 
 
 def test_the_stopwatch_sums_visits() -> None:

@@ -131,12 +131,12 @@ def segments_and_peak_mib(call: np.ndarray, repeats: int, path: Path) -> tuple[i
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells a program's own peak, others do not.")
-def test_two_hours_take_no_more_memory_than_ten_minutes(call: np.ndarray, tmp_path: Path) -> None:
-    """Two hours are 220 MiB of samples: what keeps any of them, or maps them, shows."""
+def test_an_hour_takes_no_more_memory_than_ten_minutes(call: np.ndarray, tmp_path: Path) -> None:
+    """An hour is 110 MiB of samples: what keeps any of them, or maps them, shows."""
     short_segments, short_mib = segments_and_peak_mib(call, 20, tmp_path / "short.pcm")
-    long_segments, long_mib = segments_and_peak_mib(call, 240, tmp_path / "long.pcm")
+    long_segments, long_mib = segments_and_peak_mib(call, 120, tmp_path / "long.pcm")
     assert long_mib - short_mib < 20
-    assert long_segments / short_segments == pytest.approx(12, rel=0.05)
+    assert long_segments / short_segments == pytest.approx(6, rel=0.05)
 
 
 async def test_pyannote_agrees_on_where_the_call_begins(

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from standardwebhooks.webhooks import Webhook
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from downloads.egress import EgressProxy
 from downloads.urls import AddressPolicy
@@ -26,9 +26,10 @@ from jobs import webhooks
 from jobs.database import Database
 from jobs.leases import Leases
 from jobs.model import NewJob, State
+from jobs.signatures import new_secret, secret_of
 from jobs.store import JobStore
 from jobs.tables import deliveries
-from jobs.webhooks import WAITS_S, Outbox, Webhooks, new_secret
+from jobs.webhooks import WAITS_S, Outbox, Webhooks
 from reservation import Work
 from tests.databases import database_of_its_own, postgresql_server
 
@@ -126,9 +127,9 @@ def database(tmp_path: Path, clock: list[float]) -> Iterator[Database]:
     database.close()
 
 
-def ended(database: Database, url: str) -> str:
-    """The id of a job that has just succeeded, to be told to *url*."""
-    new = NewJob(Work.DOWNLOAD, "k", 0, {"url": "https://media.example/a"}, {}, callback_url=url)
+def ended(database: Database, url: str, key: str = "k") -> str:
+    """The id of a job of *key* that has just succeeded, to be told to *url*."""
+    new = NewJob(Work.DOWNLOAD, key, 0, {"url": "https://media.example/a"}, {}, callback_url=url)
     JobStore(database, lease_s=60).submit(new)
     leases = Leases(database, "me")
     job = leases.claim([Work.DOWNLOAD])
@@ -165,6 +166,18 @@ async def test_a_receiver_can_verify_what_it_gets(database: Database, clock: lis
     row = row_of(database, job_id)
     assert headers["webhook-id"] == row["id"]
     assert (row["status"], row["attempts"], row["due_at"], row["delivered_at"]) == (204, 1, None, clock[0])
+
+
+async def test_what_a_made_key_is_told_is_signed_for_it_alone(database: Database) -> None:
+    """Another holder of a key knows another secret, and can pass nothing off as this server's."""
+    async with receiving() as receiver:
+        ended(database, f"http://{receiver.authority}/hook", key="@alice")
+        async with sending(database, receiver.authority):
+            _, headers, body = await receiver.next_heard()
+    Webhook(secret_of("@alice", SECRET)).verify(body, headers)
+    for secret in (SECRET, secret_of("@bob", SECRET)):
+        with pytest.raises(WebhookVerificationError):
+            Webhook(secret).verify(body, headers)
 
 
 async def test_a_failed_delivery_comes_again_under_the_same_id(database: Database, clock: list[float]) -> None:

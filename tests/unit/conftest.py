@@ -41,13 +41,18 @@ def parts(tmp_path: Path) -> Parts:
     return make_parts(tmp_path)
 
 
-@pytest.fixture
-def app(parts: Parts) -> FastAPI:
+@pytest.fixture(scope="session")
+def assembled() -> FastAPI:
+    """Holds nothing of a request: the first one builds its routes, which costs as much as most tests do."""
     from api.application import assemble
 
-    app = assemble()
-    app.state.services = parts.services
-    return app
+    return assemble()
+
+
+@pytest.fixture
+def app(assembled: FastAPI, parts: Parts) -> FastAPI:
+    assembled.state.services = parts.services
+    return assembled
 
 
 @pytest.fixture

@@ -276,5 +276,5 @@ class AnyOrder(RuleBasedStateMachine):
         assert not traces
 
 
-AnyOrder.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+AnyOrder.TestCase.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
 test_any_order = AnyOrder.TestCase

@@ -12,15 +12,15 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from access.keyring import Keys
 from api.batch import MOST_ENTRIES
-from api.keys import Keys
 from errors import DownloadFailed, UnsupportedMedia, told_of
 from jobs.leases import Leases
 from jobs.model import Job, Stage, State
 from jobs.store import JobStore
 from reservation import Work
 from tests import fakes
-from tests.fakes import KEY, Parts, make_parts
+from tests.fakes import KEY, OWNER, Parts, make_parts
 from transcription.core import Priority
 
 OTHER_KEY = "another-key-4567"
@@ -64,7 +64,7 @@ async def test_each_entry_becomes_a_job_of_one_batch(
 ) -> None:
     """Links first, then files, each list in its order."""
     (source := tmp_path / "stored.mp3").write_bytes(b"stored words")
-    stored = parts.services.media.add(source, name="stored.mp3", media_type="audio/mpeg")
+    stored = parts.services.media.add(source, owner=OWNER, name="stored.mp3", media_type="audio/mpeg")
     answer = await client.post(
         "/jobs/batch",
         json={
@@ -153,7 +153,7 @@ async def test_a_file_that_is_no_recording_is_refused_at_once(
 ) -> None:
     """Not an hour later, by a failed job."""
     (source := tmp_path / "stored.txt").write_bytes(b"no sound")
-    stored = parts.services.media.add(source, name="stored.txt", media_type="audio/mpeg")
+    stored = parts.services.media.add(source, owner=OWNER, name="stored.txt", media_type="audio/mpeg")
     parts.transcriber.error = UnsupportedMedia()
     problem = await refusal(client, store, json={"urls": LINKS, "files": [stored.id]})
     assert [(one["name"], one["detail"].partition(":")[0]) for one in problem["errors"]] == [
@@ -246,7 +246,7 @@ async def test_a_key_that_has_had_its_audio_hands_no_batch_in(tmp_path: Path) ->
     made = make_parts(tmp_path / "a", max_audio_s_a_day=25.0)
     app.state.services = made.services
     (source := tmp_path / "stored.mp3").write_bytes(b"stored words")
-    stored = made.services.media.add(source, name="stored.mp3", media_type="audio/mpeg")
+    stored = made.services.media.add(source, owner=OWNER, name="stored.mp3", media_type="audio/mpeg")
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=fakes.AUTH) as client:
         problem = await refusal(client, made.services.desk.store, json={"files": [stored.id] * 3})

@@ -15,8 +15,9 @@ import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 
+from access.keyring import Keys
+from access.keys import configured
 from api.events import HEARTBEAT_S, LINE_LOOK_S, PAGE, EventStream, followed
-from api.keys import Keys
 from errors import DownloadFailed, told_of
 from jobs.journal import SEGMENT_RESULT
 from jobs.leases import Leases
@@ -66,7 +67,7 @@ class Worker:
         self.leases = Leases(fakes.OPENED[-1], "elsewhere")
 
     def new(self, key: str = KEY, **changes: Any) -> Job:
-        name = Keys([key]).admit([key.encode()])
+        name = configured(key).owner
         assert name
         new = NewJob(Work.TRANSCRIPTION, name, 0, {"file": "a.mp3", "response_format": "json"}, {}, size=60.0)
         return self.store.submit(replace(new, **changes))[0]

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from access.keyring import Keys
 from api.application import assemble
-from api.keys import Keys
 from jobs.model import State
 from reservation import Work
 from tests.fakes import AUTH, KEY, Caller, Parts, make_parts

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from access.keyring import Keys
 from api.application import assemble
-from api.keys import Keys
 from disk import Disk
 from errors import UnsupportedMedia
 from jobs.model import State

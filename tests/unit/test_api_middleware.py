@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +14,8 @@ import structlog
 from fastapi import FastAPI
 
 from api.application import assemble
+from api.pace import Pace
+from api.safe_headers import ALWAYS
 from errors import ConfigurationError
 from tests.fakes import AUTH, Caller, Parts
 
@@ -51,6 +54,39 @@ async def test_answers_are_neither_sniffed_nor_cached_nor_shared(app: FastAPI) -
     assert caller.headers["x-content-type-options"] == "nosniff"
     assert caller.headers["cache-control"] == "no-store"
     assert not [name for name in caller.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/health", 200), ("/nowhere", 404), ("/files", 401), ("/docs", 200), ("/openapi.json", 200), ("/v1/models", 401)],
+)
+async def test_no_answer_can_be_framed_sniffed_or_embedded(app: FastAPI, path: str, status: int) -> None:
+    """Errors and pages included; the page at /docs has a policy of its own, as strict as it can be."""
+    caller = await Caller(path, method="GET").call(app)
+    assert caller.status == status
+    told = {name: caller.headers[name] for name in (one.lower() for one in ALWAYS)}
+    policy = told.pop("content-security-policy")
+    assert told == {name.lower(): value for name, value in ALWAYS.items() if name != "Content-Security-Policy"}
+    assert policy.startswith("default-src 'none'")
+    assert "frame-ancestors 'none'" in policy
+    assert ("script-src" in policy) == (path == "/docs")
+    assert "strict-transport-security" not in caller.headers
+
+
+async def test_who_came_by_https_is_told_to_come_so_again(app: FastAPI) -> None:
+    """uvicorn puts there what a trusted proxy says; over plain HTTP browsers must not heed the header."""
+    caller = Caller("/health", method="GET")
+    caller.scope["scheme"] = "https"
+    assert (await caller.call(app)).headers["strict-transport-security"] == "max-age=31536000"
+
+
+async def test_the_last_nets_answer_is_as_safe_as_all_others(app: FastAPI, parts: Parts) -> None:
+    """It is written outside all routes."""
+    parts.transcriber.error = ZeroDivisionError()
+    headers = AUTH | {"Content-Type": "audio/wav", "Content-Length": "5"}
+    caller = await Caller("/transcribe", [b"hello"], headers=headers).call(app)
+    assert caller.status == 500
+    assert caller.headers["x-frame-options"] == "DENY"
 
 
 async def test_one_line_a_request_without_its_query(app: FastAPI, logged: list[dict[str, Any]]) -> None:
@@ -106,6 +142,63 @@ async def test_an_answer_to_a_read_body_keeps_the_connection(app: FastAPI) -> No
     caller = await Caller("/transcribe", [body], headers=headers).call(app)
     assert caller.status == 422
     assert "connection" not in caller.headers
+
+
+async def test_a_body_with_two_ends_is_not_read(app: FastAPI) -> None:
+    """A proxy in front may believe the length, and this server the chunks: what lies between would be a request."""
+    headers = AUTH | {"Content-Type": "audio/wav", "Content-Length": "3", "Transfer-Encoding": "chunked"}
+    caller = await Caller("/transcribe", [b"one", b"two"], headers=headers).call(app)
+    assert (caller.status, json.loads(caller.body)["code"]) == (400, "MALFORMED_REQUEST")
+    assert caller.headers["connection"] == "close"
+
+
+HURRIED = Pace(idle_s=0.01)
+
+
+class Stalled(Caller):
+    """Sends nothing more, and hangs up when it is answered."""
+
+    async def send(self, message: dict[str, Any]) -> None:
+        await super().send(message)
+        self.gone.set()
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "kind", "pieces"),
+    [
+        ("/transcribe", "POST", "audio/wav", [b"RIFF"]),
+        (
+            "/transcribe",
+            "POST",
+            "multipart/form-data; boundary=b",
+            [b"--b\r\nContent-Disposition: form-data"],
+        ),
+        ("/transcribe", "POST", "application/json", [b'{"url": ']),
+        ("/transcribe", "POST", "application/x-www-form-urlencoded", []),
+        ("/jobs/batch", "POST", "application/json", [b"{"]),
+        ("/vocabulary", "PUT", "text/plain", [b"Steno"]),
+    ],
+)
+async def test_a_body_that_stops_coming_is_not_waited_for(
+    parts: Parts, app: FastAPI, path: str, method: str, kind: str, pieces: list[bytes]
+) -> None:
+    """It would hold its place and its file for ever; whoever reads it and in whatever form it comes."""
+    app.state.services = dataclasses.replace(parts.services, pace=HURRIED)
+    headers = AUTH | {"Content-Type": kind, "Content-Length": "1000"}
+    caller = await Stalled(path, pieces, headers=headers, method=method, ends=False).call(app)
+    assert caller.status == 408
+    assert json.loads(caller.body)["code"] == "CLIENT_STALLED"
+    assert caller.headers["connection"] == "close"
+    assert list(parts.work_folder.iterdir()) == []
+    assert not any(lane.active for lane in parts.services.admission.lanes.values())
+
+
+async def test_who_has_sent_all_is_waited_for(parts: Parts, app: FastAPI) -> None:
+    """A long transcription must not count as a caller's silence."""
+    app.state.services = dataclasses.replace(parts.services, pace=Pace(idle_s=0.0))
+    headers = AUTH | {"Content-Type": "audio/wav", "Content-Length": "5"}
+    caller = await Caller("/transcribe", [b"hello"], headers=headers).call(app)
+    assert caller.status == 200
 
 
 async def test_settings_that_cannot_work_end_the_start_with_a_sentence() -> None:

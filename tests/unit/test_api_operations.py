@@ -17,7 +17,11 @@ NEVER_SENT = {
     "CONFIGURATION_ERROR": "ends the start of the server",
     "NOT_FOUND": "belongs to no endpoint",
     "METHOD_NOT_ALLOWED": "belongs to no endpoint",
-    "CLIENT_STALLED": "is told to a WebSocket, which OpenAPI does not know",
+    "ORIGIN_NOT_ALLOWED": "is told to a WebSocket, which OpenAPI does not know",
+    "MALFORMED_REQUEST": "comes before any endpoint is known",
+    "ADDRESS_TOO_LONG": "comes before any endpoint is known",
+    "HEADERS_TOO_LARGE": "comes before any endpoint is known",
+    "TOO_MANY_CONNECTIONS": "comes before any endpoint is known",
 }
 
 
@@ -73,6 +77,23 @@ async def test_the_routers_own_errors_are_problems(
         assert "allow" in answer.headers
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/vocabulary", "DELETE, GET, PUT"),
+        ("/files/5e0d7c1b9a3f4e21", "DELETE, GET"),
+        ("/jobs/0f0c5d7e9a7b4f6c", "DELETE, GET"),
+        ("/jobs/batch/5b1f0c9d3e7a4f6c", "DELETE, GET"),
+        ("/transcribe", "POST"),
+    ],
+)
+async def test_a_refused_method_is_told_all_methods_of_the_address(
+    client: httpx.AsyncClient, path: str, allowed: str
+) -> None:
+    """RFC 9110: Allow lists what the resource supports; the router lists what the first of its routes does."""
+    assert (await client.options(path)).headers["allow"] == allowed
+
+
 def documented_codes(document: dict[str, Any]) -> set[str]:
     return {
         code
@@ -109,7 +130,8 @@ def test_the_document_refers_to_nothing_that_is_not_there(app: FastAPI) -> None:
     schemas = document["components"]["schemas"]
     references = set(_references(document))
     assert references
-    assert {reference.removeprefix("#/components/schemas/") for reference in references} <= set(schemas)
+    there = {f"#/components/{kind}/{name}" for kind, all in document["components"].items() for name in all}
+    assert references <= there
     assert "HTTPValidationError" not in schemas
 
 

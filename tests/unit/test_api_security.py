@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 
+from access.addresses import is_loopback
+from access.failures import Failures
+from access.kept import kept_key
+from access.keyring import Keys
+from access.keys import Key, Scope, digest_of, owner_of
 from api.application import assemble
-from api.keys import Keys, is_loopback, kept_key
 from tests.fakes import AUTH, KEY, Caller, Parts, make_parts
 
 PROTECTED = [
@@ -178,3 +185,118 @@ def test_an_empty_key_file_is_made_anew(tmp_path: Path) -> None:
     path = tmp_path / "api-key"
     path.touch()
     assert len(kept_key(path)) >= 43
+
+
+# --- scopes ----------------------------------------------------------------------------------------------------------
+
+
+class Stored:
+    """One stored key of each scope, called as the scope is."""
+
+    def all(self) -> list[Key]:
+        return [Key(digest_of(scope), owner_of(scope), frozenset({scope}), name=scope) for scope in Scope]
+
+
+@pytest.fixture
+def scoped(tmp_path: Path) -> FastAPI:
+    app = assemble()
+    parts = make_parts(tmp_path, keys=Keys([KEY], store=Stored())).services
+    app.state.services = dataclasses.replace(parts, admin_only=frozenset({"metrics", "capacity", "docs"}))
+    return app
+
+
+LINK = {"url": "http://127.0.0.1/x.mp3"}
+FORM = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "opened_by"),
+    [
+        ("POST", "/transcribe", None, {"transcribe"}),
+        ("POST", "/transcribe", LINK, set()),
+        ("POST", "/subtitle", None, {"transcribe"}),
+        ("POST", "/extract-audio", None, {"transcribe"}),
+        ("POST", "/v1/audio/transcriptions", None, {"transcribe"}),
+        ("GET", "/vocabulary", None, {"transcribe"}),
+        ("POST", "/jobs/batch", {"files": ["x"]}, {"transcribe"}),
+        ("POST", "/jobs/batch", {"urls": ["http://127.0.0.1/"]}, set()),
+        ("POST", "/download", LINK, {"download"}),
+        ("GET", "/metrics", None, {"admin"}),
+        ("GET", "/capacity", None, {"admin"}),
+        ("GET", "/files", None, {"transcribe", "download", "admin"}),
+        ("GET", "/jobs", None, {"transcribe", "download", "admin"}),
+        ("GET", "/models", None, {"transcribe", "download", "admin"}),
+    ],
+)
+async def test_a_key_opens_what_its_scopes_say(
+    scoped: FastAPI, method: str, path: str, body: dict[str, object] | None, opened_by: set[str]
+) -> None:
+    """A key that leaks must not be good for everything. A link needs both: this server calls others for it."""
+    opened = set()
+    for scope in Scope:
+        sent = [] if body is None else [json.dumps(body).encode()]
+        headers = {"X-API-Key": str(scope)} | ({} if body is None else FORM | {"Content-Length": str(len(sent[0]))})
+        caller = await Caller(path, sent, method=method, headers=headers).call(scoped)
+        assert caller.status != 401, scope
+        refused = caller.status == 403 and b"SCOPE_MISSING" in caller.body
+        if not refused:
+            opened.add(str(scope))
+    assert opened == opened_by
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/docs/swagger-ui.css"])
+async def test_a_browser_is_asked_for_the_key_to_hidden_docs(scoped: FastAPI, path: str) -> None:
+    """It can send no header of ours when a page is opened: the key is the password."""
+    strange = await Caller(path, method="GET").call(scoped)
+    assert strange.status == 401
+    assert strange.headers["www-authenticate"].startswith("Basic")
+    for password, status in ((b"admin", 200), (b"transcribe", 401), (b"wrong", 401)):
+        sent = b"Basic " + base64.b64encode(b"anybody:" + password)
+        caller = await Caller(path, method="GET", headers=[(b"Authorization", sent)]).call(scoped)
+        assert caller.status == status, password
+    assert (await Caller(path, method="GET", headers=[(b"Authorization", b"Basic !")]).call(scoped)).status == 401
+    assert (await Caller(path, method="GET", headers=AUTH).call(scoped)).status == 200
+
+
+async def test_a_password_opens_nothing_but_the_docs(scoped: FastAPI) -> None:
+    """A browser sends it with every request to the server, whoever's page asks for it."""
+    sent = b"Basic " + base64.b64encode(b"anybody:admin")
+    for path in ("/metrics", "/files"):
+        assert (await Caller(path, method="GET", headers=[(b"Authorization", sent)]).call(scoped)).status == 401
+
+
+async def test_wrong_keys_are_slowed_by_address(tmp_path: Path) -> None:
+    """The header says when to come back; the right key is told no earlier."""
+    app = assemble()
+    app.state.services = make_parts(tmp_path, keys=Keys([KEY], failures=Failures(2))).services
+    statuses = [(await Caller("/files", method="GET", headers={"X-API-Key": "x"}).call(app)).status for _ in range(3)]
+    assert statuses == [401, 401, 429]
+    late = await Caller("/files", method="GET", headers=AUTH).call(app)
+    assert late.status == 429
+    assert b"TOO_MANY_FAILURES" in late.body
+    assert 1 <= int(late.headers["retry-after"]) <= 30
+
+
+async def test_the_made_key_opens_nothing_from_outside_beside_stored_ones(tmp_path: Path) -> None:
+    """Stored keys open the network's door, not the one that was printed in a terminal."""
+    app = assemble()
+    keys = Keys([KEY], loopback_only=True, store=Stored())
+    await keys.look()
+    app.state.services = make_parts(tmp_path, keys=keys).services
+    outside = ("192.168.1.5", 8000)
+    assert (await Caller("/files", method="GET", headers=AUTH, server=outside).call(app)).status == 401
+    stored = {"X-API-Key": "transcribe"}
+    assert (await Caller("/files", method="GET", headers=stored, server=outside).call(app)).status == 200
+    assert (await Caller("/files", method="GET", headers=AUTH, server=("127.0.0.1", 80)).call(app)).status == 200
+
+
+async def test_a_key_learns_what_signs_its_webhooks(scoped: FastAPI) -> None:
+    """Its own secret, and nobody else's."""
+    told = [
+        json.loads((await Caller("/webhook-secret", method="GET", headers={"X-API-Key": key}).call(scoped)).body)[
+            "secret"
+        ]
+        for key in ("transcribe", "download", KEY)
+    ]
+    assert len(set(told)) == 3
+    assert all(secret.startswith("whsec_") for secret in told)

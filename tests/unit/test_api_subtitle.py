@@ -13,7 +13,7 @@ import pytest
 from api import subtitle
 from jobs.model import NewJob
 from reservation import Reservation, Work
-from tests.fakes import AUTH, Parts
+from tests.fakes import AUTH, OWNER, Parts
 from transcription.core import TranscriptionOptions
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class FakeDesk:
         self.handed_in.append(new)
         path = folder / "made.mp4"
         path.write_bytes(upload.read_bytes() if upload else b"stored")
-        return self.media.add(path, name="A talk.mp4", duration_s=2.0)
+        return self.media.add(path, owner=new.key, name="A talk.mp4", duration_s=2.0)
 
 
 @pytest.fixture
@@ -45,8 +45,6 @@ def desk(parts: Parts) -> FakeDesk:
 
 @pytest.fixture
 async def client(app: FastAPI, parts: Parts, desk: FakeDesk) -> AsyncIterator[httpx.AsyncClient]:
-    if not any(getattr(route, "path", "") == "/subtitle" for route in app.routes):
-        app.include_router(subtitle.router)
     app.state.services = replace(parts.services, desk=desk)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=AUTH) as client:
@@ -71,7 +69,7 @@ async def test_a_video_is_transcribed_for_its_subtitles(client: httpx.AsyncClien
 
 async def test_the_answer_is_a_stored_file(client: httpx.AsyncClient, desk: FakeDesk) -> None:
     answer = (await client.post("/subtitle", files=FILE)).json()
-    stored = desk.media.get(answer["id"])
+    stored = desk.media.get(answer["id"], OWNER)
     assert answer["video_file"] == answer["id"]
     assert (answer["media_type"], answer["bytes"], answer["duration"]) == ("video/mp4", 8, 2.0)
     assert stored.path.read_bytes() == b"pictures"

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from api.schemas import TranscriptionSchema, VerboseTranscriptionSchema
 from errors import AudioTooLong, DownloadFailed, NotReady, ServiceError, WorkerCrashed
-from tests.fakes import AUTH, Caller, Parts
+from tests.fakes import AUTH, OWNER, Caller, Parts
 from transcription.core import Priority
 
 WAV = {"Content-Type": "audio/wav"}
@@ -48,7 +48,7 @@ async def test_a_stored_file_is_transcribed_where_it_lies(
 ) -> None:
     """What /download returned is read, not copied and not removed."""
     (source := tmp_path / "stored.mp3").write_bytes(b"stored words")
-    stored = parts.services.media.add(source, name="stored.mp3", media_type="audio/mpeg")
+    stored = parts.services.media.add(source, owner=OWNER, name="stored.mp3", media_type="audio/mpeg")
     for reference in (stored.id, str(stored.path)):
         answer = await client.post("/transcribe", params={"audio_file": reference})
         assert answer.json()["text"] == "stored words"

@@ -10,7 +10,7 @@ import pytest
 from fastapi import Request
 
 from api.problems import ClientGone
-from api.uploads import MAX_FIELD_BYTES, MAX_PARTS, Body, read_body
+from api.uploads import MAX_FIELD_BYTES, MAX_PART_HEADERS, MAX_PARTS, Body, read_body
 from errors import AmbiguousAudio, InvalidRequest, ServiceError, UploadTooLarge
 from tests.fakes import Caller
 
@@ -132,6 +132,42 @@ async def test_a_broken_body_is_the_callers_error(tmp_path: Path, body: bytes, k
     """Never a 500, and never a part of it taken for the whole."""
     with pytest.raises(InvalidRequest):
         await read(body, kind, tmp_path / "upload")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [b"X: y\r\n" * 100_000, b"X: " + b"y" * 10_000_000, b"X" * 10_000_000, b"X: y\r\n" * (MAX_PART_HEADERS + 1)],
+    ids=["many", "long", "a long name", "one too many"],
+)
+async def test_a_parts_headers_are_bounded(tmp_path: Path, headers: bytes) -> None:
+    """Refused at the first that is too many, with what came by then in memory and no more."""
+    body = f"--{BOUNDARY}\r\n".encode() + headers + b"\r\n\r\nabc"
+    pieces = [body[at : at + 2**16] for at in range(0, len(body), 2**16)]
+    caller = Caller("/x", pieces, headers={"Content-Type": MULTIPART})
+    tracemalloc.start()
+    with pytest.raises(InvalidRequest, match="headers"):
+        await read_body(Request(caller.scope, caller.receive), tmp_path / "upload", 1 << 30)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert caller.taken == 1
+    assert peak < 2**20
+
+
+@pytest.mark.parametrize("name", ["x" * 3_000, 'a"b', "a\\b", "../../etc/passwd", "a\x00b", "Ünïcode 🎧.mp3"])
+async def test_a_files_name_is_a_word_and_no_path(tmp_path: Path, name: str) -> None:
+    """Whatever it holds, the file goes where the server wants it."""
+    quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+    got = await read(multipart(part("file", b"abc", quoted)), MULTIPART, tmp_path / "upload")
+    assert got.upload is not None
+    assert got.upload.name == name
+    assert [path.name for path in tmp_path.iterdir()] == ["upload"]
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data" + ";" * 60_000, MULTIPART + "x" * 60_000, "a/" + "x" * 2_000])
+async def test_a_content_type_is_bounded(tmp_path: Path, kind: str) -> None:
+    """64 KiB of semicolons would take a quarter of a second to take apart, while nobody else is served."""
+    with pytest.raises(InvalidRequest, match="Content-Type is longer"):
+        await read(b"abc", kind, tmp_path / "upload")
 
 
 async def test_a_compressed_body_is_refused(tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from benchmarks import alignment, behind, chaos, cold, gate, long, short
+from benchmarks import alignment, behind, chaos, cold, fuzz, gate, long, short, soak
 from benchmarks.accuracy import LONG, UTTERANCES, Row, lost_by_length, summary
 from benchmarks.baselines import answer, merged
 from benchmarks.bench import EXPERIMENTS, parser, plan_of
@@ -31,6 +32,7 @@ from benchmarks.scoring import Score, score, total
 from benchmarks.server import DECIDED, EngineSettings, Refused
 from benchmarks.speech_set import Clip, SpeechSet, SpeechSetMissing, clips_of, spread
 from benchmarks.tables import markdown
+from tests.mutations import Mutant
 from transcription.core import Segment
 
 
@@ -312,13 +314,50 @@ def test_every_experiment_can_be_asked_for() -> None:
     """A quick look is one repeat, whatever was asked."""
     assert " ".join(EXPERIMENTS) == (
         "long short behind cold memory flat chaos turns overload bounded durable fleet backlog gate speakers sizing "
-        "alignment whole"
+        "alignment whole fuzz soak"
     )
     assert plan_of(parser().parse_args(["short", "--repeats", "5"])).repeats == 5
     plan = plan_of(parser().parse_args(["sizing", "--quick", "--settings", "1:1:2:8", "2:1:2:4"]))
     assert (plan.repeats, plan.settings) == (1, (EngineSettings(1, 1, 2, 8), EngineSettings(2, 1, 2, 4)))
     with pytest.raises(SystemExit):
         parser().parse_args(["fast"])
+
+
+@pytest.mark.parametrize(
+    ("status", "document", "seconds", "flaw"),
+    [
+        (200, {"text": "", "duration": 1.0}, 1.0, ""),
+        (415, {"code": "UNSUPPORTED_MEDIA"}, 1.0, ""),
+        (0, {}, 1.0, "no answer"),
+        (415, {"code": "UNSUPPORTED_MEDIA"}, 200.0, "took 200 s"),
+        (200, {}, 1.0, "no transcript"),
+        (200, {"text": "", "duration": 61.0}, 1.0, "no transcript"),
+        (500, {"code": "INTERNAL_ERROR"}, 1.0, "500 INTERNAL_ERROR"),
+        (422, {"code": "UNSUPPORTED_MEDIA"}, 1.0, "422 UNSUPPORTED_MEDIA"),
+        (429, {"code": "QUEUE_FULL"}, 1.0, "429 QUEUE_FULL"),
+        (415, {}, 1.0, "415 None"),
+    ],
+)
+def test_a_wrong_file_is_heard_or_told_what_is_wrong_with_it(
+    status: int, document: dict[str, Any], seconds: float, flaw: str
+) -> None:
+    """What says something of the server in place of the file is a flaw, and so is what comes too late."""
+    assert fuzz.flaw(Mutant(1, "wav", "cut", b""), status, document, seconds) == flaw
+
+
+def test_words_for_a_playlist_are_a_flaw() -> None:
+    """It names other files, and those are what was heard."""
+    playlist = Mutant(1, "wav", "text", b"#EXTM3U", is_text=True)
+    assert fuzz.flaw(playlist, 200, {"text": "root", "duration": 1.0}, 1.0) == "text was heard"
+    assert fuzz.flaw(playlist, 415, {"code": "UNSUPPORTED_MEDIA"}, 1.0) == ""
+
+
+def test_what_a_server_keeps_is_told() -> None:
+    """An engine that died and came back has another number; an open file fewer is no harm."""
+    before = fuzz.Traces(frozenset({1, 2}), 20, frozenset())
+    assert fuzz.Traces(frozenset({1, 2}), 19, frozenset()).more_than(before) == ""
+    kept = fuzz.Traces(frozenset({1, 3}), 21, frozenset({"work/a"})).more_than(before)
+    assert kept == "processes [1, 2] are now [1, 3]; 21 open files in place of 20; files are left: work/a"
 
 
 def test_the_gates_experiment_measures_as_many_as_it_says() -> None:
@@ -432,3 +471,32 @@ def test_invented_words_are_shown_with_their_file() -> None:
     """A rate without reference words says nothing; the text does."""
     (line,) = summary([Row("no speech", "silence.wav", None, "", "Thank you.", "en", "")])
     assert line["texts_where_none_is_right"] == ["silence.wav: 'Thank you.'"]
+
+
+def held(at_s: float, mib: float = 500.0, threads: int = 20, work_files: int = 0) -> soak.Sample:
+    return soak.Sample(at_s, int(mib * 2**20), 0, 100, threads, 3, work_files, uploads=1)
+
+
+def test_a_leak_shows_through_noise_and_a_jump_is_none() -> None:
+    """A soak that calls everything flat, or everything a leak, is worth nothing."""
+
+    def slope(sizes: list[float]) -> float:
+        return soak.slope_per_h([held(60.0 * n, mib) for n, mib in enumerate(sizes)], lambda one: one.rss_bytes) / 2**20
+
+    noise = [0.0, 7.0, -5.0, 3.0, -8.0, 1.0, 9.0, -2.0, 4.0, -6.0]
+    assert abs(slope([500 + step for step in noise * 3])) < 30
+    assert 90 < slope([500 + 2 * n + step for n, step in enumerate(noise * 3)]) < 150
+    assert abs(slope([500.0] * 15 + [900.0] + [500.0] * 14)) < 1
+
+
+def test_what_a_soak_must_not_leave_behind() -> None:
+    """Threads that grow, a file, a caller still in flight, an answer that nobody planned: each is a miss."""
+    flat = [held(60.0 * n) for n in range(30)]
+    answers = Counter({"hear: 200": 5, "job: cancelled 200": 1, "leave the stream: gone": 2})
+    assert {aim.verdict for aim in soak.aims(flat, flat[-1], answers, [])} == {"met"}
+    growing = [held(60.0 * n, threads=20 + n) for n in range(30)]
+    assert "missed" in {aim.verdict for aim in soak.aims(growing, flat[-1], answers, [])}
+    assert "missed" in {aim.verdict for aim in soak.aims(flat, held(0.0, work_files=1), answers, [])}
+    assert "missed" in {aim.verdict for aim in soak.aims(flat, flat[-1], answers, ["job 1 running"])}
+    assert "missed" in {aim.verdict for aim in soak.aims(flat, flat[-1], Counter({"hear: 200": 5}), [])}
+    assert "missed" in {aim.verdict for aim in soak.aims(flat, flat[-1], answers + Counter({"hear: 500": 1}), [])}

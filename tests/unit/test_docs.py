@@ -31,6 +31,7 @@ NOT_OURS = {
     "AWS_ENDPOINT_URL",
     "RAILWAY_RUN_UID",
     "RAILWAY_RAM_MB",
+    "FORWARDED_ALLOW_IPS",
     "SPEECH_DIR",
 }
 """Variables that the documents name and that belong to a platform or to the tests."""

@@ -11,11 +11,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 LAYERS = (
-    ("errors", "settings", "cgroup", "turns", "throughput", "key_limits", "undisturbed"),
+    ("errors", "settings", "cgroup", "confined", "syscall_filter", "turns", "throughput", "key_limits", "undisturbed"),
     ("transcription.core", "transcription.placement", "transcription.languages", "transcription.alignment_models"),
     ("transcription.stretches",),
     ("memory", "disk", "cores", "limits", "classic", "waiting", "transcription.vitals"),
-    ("reservation",),
+    ("reservation", "access.keys", "access.addresses", "access.failures"),
     ("lanes",),
     (
         "telemetry",
@@ -53,9 +53,10 @@ LAYERS = (
     ("transcription.service", "transcription.upstream_answers"),
     ("transcription.upstream",),
     ("transcription.live", "transcription.live_session", "transcription.live_work"),
-    ("jobs.model", "jobs.tables", "jobs.bells"),
+    ("jobs.model", "jobs.tables", "jobs.bells", "jobs.signatures"),
     ("jobs.turns", "jobs.database", "jobs.rows", "jobs.migrations", "jobs.uploads", "jobs.journal"),
     ("jobs.store", "jobs.leases", "jobs.crew", "jobs.webhooks", "jobs.vocabulary"),
+    ("access",),
     ("jobs.sharing", "jobs.reaper", "jobs.sweeper", "jobs.fleet", "jobs.celery_queue"),
     ("jobs.runner", "jobs.fleet_metrics"),
     ("jobs.desk",),

@@ -11,6 +11,7 @@ from errors import WorkerCrashed
 from jobs.leases import LeaseLost, Leases
 from jobs.model import MAX_ATTEMPTS, Job, Stage, State
 from jobs.tables import events, jobs, results
+from reservation import Work
 from tests.databases import ALL, LEASE_S, Place, at_once, commit, jobs_on, sqlite_in
 
 HASH = "c" * 64
@@ -44,6 +45,18 @@ def test_a_claim_begins_the_next_attempt_under_a_lease(place: Place) -> None:
     assert place.owner().claim(ALL) is None
     told = [(event.kind, event.body) for event in place.store.events_of(job.id)]
     assert told == [("queued", {}), ("running", {"attempt": 1}), ("queued", {}), ("running", {"attempt": 2})]
+
+
+def test_what_must_be_fetched_first_can_be_left_for_later(place: Place) -> None:
+    """A download is work of its own, whoever's recording it is."""
+    link = place.submit(source={"url": "https://example.com/a.mp3"})
+    download = place.submit_later(work=Work.DOWNLOAD, source={"url": "https://example.com/a.mp3"})
+    file = place.submit_later()
+    owner = place.owner()
+    found = [owner.claim(ALL, links=False) for _ in range(3)]
+    assert {job.id for job in found if job} == {download.id, file.id}
+    assert found[2] is None
+    place.claimed(owner, link)
 
 
 def test_a_heartbeat_holds_on_to_all_of_an_owners_jobs_and_to_no_others(place: Place) -> None:
@@ -341,6 +354,18 @@ def test_a_job_finds_the_older_one_that_is_being_made(place: Place) -> None:
     found = looked_for(place)
     assert found is not None
     assert found.id == oldest.id
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_another_key_has_had_made_is_not_found(place: Place, finished: bool) -> None:
+    """It would tell what others work on, and give them away what they have not paid for."""
+    job = hashed(place, key="other")
+    if finished:
+        commit(place.owner("a"), job)
+    assert looked_for(place) is None
+    found = looked_for(place, key="other")
+    assert found is not None
+    assert found.id == job.id
 
 
 def test_what_is_finished_goes_before_what_is_being_made(place: Place) -> None:

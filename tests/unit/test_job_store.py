@@ -122,6 +122,29 @@ def test_a_crowd_does_not_overfill_the_queue(place: Place) -> None:
     assert len(place.rows(jobs)) == 3
 
 
+@pytest.mark.parametrize(("several_keys", "taken"), [(True, 6), (False, 9)])
+def test_no_key_fills_the_queue_where_others_come_too(place: Place, several_keys: bool, taken: int) -> None:
+    """However much one sends, a third stays open to the others; who is alone has it all."""
+    store = place.store_of(max_queued=9, several_keys=several_keys)
+    for _ in range(taken):
+        store.submit(new_job(key="greedy"))
+    with pytest.raises(QueueFull):
+        store.submit(new_job(key="greedy"))
+    if several_keys:
+        for _ in range(2):
+            store.submit(new_job(key="other"))
+        with pytest.raises(QueueFull):
+            store.submit(new_job(key="greedy"))
+
+
+def test_a_batch_has_no_more_than_its_keys_share(place: Place) -> None:
+    """Sent one by one, its last job would have been refused."""
+    store = place.store_of(max_queued=9, several_keys=True)
+    with pytest.raises(QueueFull):
+        store.submit_many([new_job(key="greedy") for _ in range(7)])
+    store.submit_many([new_job(key="greedy") for _ in range(6)])
+
+
 def test_a_batch_is_written_down_whole_or_not_at_all(place: Place) -> None:
     store = place.store_of(max_queued=3)
     batch = [new_job(batch_id="b" * 32, idempotency_key=key, fingerprint="f") for key in ("once", None, None)]

@@ -6,7 +6,7 @@ import pytest
 
 from admission import MOST_RETRY_AFTER_S
 from errors import KeyBusy, QuotaUsed
-from key_limits import DAY_S, KeyLimits
+from key_limits import DAY_S, KeyLimits, Limits
 from reservation import Work
 from tests.gates import DEVICE, HIGH, LOW, MB, Clock, Gate, rounds
 
@@ -113,3 +113,13 @@ async def test_a_key_without_bounds_is_told_of_none() -> None:
     gate = Gate()
     assert gate.controller.requests_left("a") is None
     assert gate.controller.audio_left_s("a") is None
+
+
+async def test_a_key_may_have_limits_of_its_own() -> None:
+    """More or less than the others, in each respect by itself; 0 is none."""
+    own = {"a": Limits(1, None), "b": Limits(0, 0), "c": Limits(None, 500.0)}
+    limits = KeyLimits(5, 100.0, lambda: 0.0, own.get)
+    assert [limits.requests_left(key) for key in "abcd"] == [1, None, 5, 5]
+    assert [limits.audio_left_s(key, 0.0) for key in "abcd"] == [100.0, None, 500.0, 100.0]
+    limits.charge("c", 450.0)
+    assert limits.audio_left_s("c", 20.0) == 30.0

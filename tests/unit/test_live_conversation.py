@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from access.keyring import FRESH_S, Keys
+from access.keys import Key, Scope, digest_of, owner_of
 from api.live import MAX_MESSAGE_BYTES, close_code
 from errors import QueueFull, ServiceError, ShuttingDown, WorkerCrashed
 from ffmpeg import FFmpeg
@@ -386,6 +388,40 @@ async def test_a_key_has_no_more_than_its_day(talk: FastAPI, parts: Parts) -> No
     bounds._max_audio_s_a_day = 2.0
     line = await Line("language=de&partials=false").send(SPEECH, SPEECH, STOP).held(talk)
     assert (line.last["code"], line.code) == ("QUOTA_USED", 4429)
+
+
+async def test_a_session_ends_with_its_key(talk: FastAPI, parts: Parts) -> None:
+    """It may last for hours: a leaked key must not be good for so long after it was revoked."""
+    known = Key(digest_of("made-key"), owner_of("alice"), frozenset({Scope.TRANSCRIBE}), name="alice")
+    now = 0.0
+
+    class Shelf:
+        def all(self) -> list[Key]:
+            return [known]
+
+    keys = Keys([], store=Shelf(), clock=lambda: now)
+    talk.state.services = dataclasses.replace(talk.state.services, keys=keys)
+    line = Line("language=de&partials=false", {"X-API-Key": "made-key"}).send(SPEECH)
+    holding = asyncio.create_task(line.held(talk))
+    await line.until("ready")
+    known, now = dataclasses.replace(known, revoked_at=0.0), FRESH_S
+    line.send({"type": "ping"})
+    await holding
+    assert "pong" not in line.kinds
+    assert (line.last["code"], line.code) == ("UNAUTHORIZED", 4401)
+
+
+async def test_a_key_that_may_not_transcribe_may_not_speak(talk: FastAPI) -> None:
+    """Live text is text."""
+    known = Key(digest_of("made-key"), owner_of("alice"), frozenset({Scope.DOWNLOAD, Scope.ADMIN}), name="alice")
+
+    class Shelf:
+        def all(self) -> list[Key]:
+            return [known]
+
+    talk.state.services = dataclasses.replace(talk.state.services, keys=Keys([], store=Shelf()))
+    line = await Line("language=de", {"X-API-Key": "made-key"}).send(SPEECH).held(talk)
+    assert (line.last["code"], line.code) == ("SCOPE_MISSING", 4403)
 
 
 def test_close_codes_follow_the_status() -> None:

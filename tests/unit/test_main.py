@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 import main
 from main import greeting, uvicorn_bind
@@ -57,6 +58,28 @@ def test_the_greeting_does_not_show_chosen_keys(tmp_path: Path) -> None:
 def test_an_ipv6_address_is_written_with_brackets(tmp_path: Path) -> None:
     """Else no client understands it."""
     assert "http://[::1]:8000/" in greeting(Settings(data_dir=tmp_path, host="::1"), 8000)
+
+
+@pytest.mark.parametrize("proxies", ["example.com", "10.0.0.1/8", "10.0.0.0/33", "127.0.0.1,,proxy"])
+def test_a_proxy_that_is_no_address_is_refused(proxies: str) -> None:
+    """uvicorn would take it for a name, and believe nobody."""
+    with pytest.raises(ValidationError, match="trusted_proxies"):
+        Settings(_env_file=None, trusted_proxies=proxies)  # type: ignore[call-arg, arg-type]
+
+
+@pytest.mark.parametrize("origins", ["example.com", "https://example.com/", "https://a.example,ftp://b", "null"])
+def test_an_origin_that_no_browser_sends_is_refused(origins: str) -> None:
+    """It would never match, and nobody would know why."""
+    with pytest.raises(ValidationError, match="cors_origins"):
+        Settings(_env_file=None, cors_origins=origins)  # type: ignore[call-arg, arg-type]
+
+
+def test_trusted_proxies_are_those_of_uvicorn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has set uvicorn's own variable need not learn another."""
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+    assert Settings(_env_file=None).trusted_proxies == ("*",)  # type: ignore[call-arg]
+    monkeypatch.setenv("TRUSTED_PROXIES", "10.0.0.0/8, ::1")
+    assert Settings(_env_file=None).trusted_proxies == ("10.0.0.0/8", "::1")  # type: ignore[call-arg]
 
 
 def test_what_a_crashed_server_left_is_removed(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from errors import QueueTimeout, TooLarge
+from errors import QueueTimeout, QuotaUsed, TooLarge
 from reservation import Work
 from tests.gates import DEVICE, MB, Broken, Gate, rounds
 
@@ -146,3 +146,31 @@ async def test_what_is_shared_counts_where_a_request_can_never_fit() -> None:
     with gate.controller.reserve(Work.TRANSCRIPTION) as place, pytest.raises(TooLarge):
         await place.granted({DEVICE: 60 * MB}, shared={"alignment": 50 * MB})
     assert not gate.traces()
+
+
+async def test_whoever_said_too_little_pays_for_the_rest() -> None:
+    """A header that lies must not be worth its while: neither for the key's day nor for a clip's place."""
+    gate = Gate(memory_mb=100, slots=2, max_audio_s_a_day=100.0)
+    with gate.controller.reserve(Work.TRANSCRIPTION, "a") as place:
+        await place.granted({DEVICE: 10 * MB}, amount=10.0, short=True)
+        await place.extend(70.0, {DEVICE: 5 * MB}, short=False)
+        assert (place.amount, place.short, gate.memory.lent_bytes) == (70.0, False, 15 * MB)
+        assert gate.controller.audio_left_s("a") == 30.0
+        with pytest.raises(QuotaUsed):
+            await place.extend(101.0, {}, short=False)
+        with pytest.raises(TooLarge):
+            await place.extend(80.0, {DEVICE: 90 * MB}, short=False)
+        assert (place.amount, gate.controller.audio_left_s("a")) == (70.0, 30.0)
+    assert gate.memory.lent_bytes == 0
+
+
+async def test_a_clip_that_is_none_needs_a_place_for_long_ones() -> None:
+    """Those kept for clips would else be open to whoever lies."""
+    gate = Gate(slots=2)
+    with gate.controller.reserve(Work.TRANSCRIPTION) as long, gate.controller.reserve(Work.TRANSCRIPTION) as clip:
+        await long.granted({DEVICE: MB}, amount=100.0)
+        await clip.granted({DEVICE: MB}, amount=10.0, short=True)
+        await clip.extend(20.0, {}, short=True)
+        with pytest.raises(TooLarge):
+            await clip.extend(100.0, {}, short=False)
+        assert clip.short

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from api.keys import Keys
+from access.keys import configured
 from disk import Disk
 from errors import StorageFull, UnsupportedMedia
 from jobs.crew import OPTIONS
@@ -28,7 +28,7 @@ def parts(tmp_path: Path) -> Parts:
 
 
 def name() -> str:
-    return Keys([KEY]).admit([KEY.encode()]) or ""
+    return configured(KEY).owner
 
 
 async def submitted(parts: Parts, text: str = "words") -> Job:
@@ -79,6 +79,27 @@ async def test_no_more_run_than_there_are_slots(tmp_path: Path) -> None:
             await until(parts, job, over)
 
 
+async def linked(parts: Parts) -> Job:
+    options = OPTIONS.dump_python(TranscriptionOptions("base", "en"), mode="json")
+    source = {"response_format": "json", "url": "https://example.com/slow.mp3"}
+    return await parts.services.desk.submit(NewJob(Work.TRANSCRIPTION, name(), 0, source, options), None)
+
+
+async def test_links_that_do_not_come_hold_up_links_alone(tmp_path: Path) -> None:
+    """Fetched are no more than may be downloaded at once; what lies here is heard meanwhile, however many slots."""
+    parts = make_parts(tmp_path, slots=dict.fromkeys(Work, 1))
+    parts.fetcher.release.clear()
+    links = [await linked(parts) for _ in range(2)]
+    job = await submitted(parts)
+    store = parts.services.desk.store
+    async with parts.runner:
+        await until(parts, job, over)
+        assert [store.get(link.id).state for link in links] == [State.RUNNING, State.QUEUED]
+        parts.fetcher.release.set()
+        for link in links:
+            assert (await until(parts, link, over)).state is State.SUCCEEDED
+
+
 async def test_what_it_tells_is_written_down_while_it_runs(parts: Parts) -> None:
     """A crash loses half a second of it at most."""
     job = await submitted(parts)
@@ -108,6 +129,18 @@ async def test_the_next_attempt_knows_what_the_last_one_has_heard(parts: Parts) 
         assert journal.language.code == "de"
         parts.transcriber.release.set()
         assert (await until(parts, job, over)).attempt == 2
+
+
+async def test_what_was_sent_for_a_job_goes_when_it_has_succeeded(parts: Parts) -> None:
+    """Disks fill, and what is gone cannot be stolen. A job that has failed may be tried again: its upload stays."""
+    uploads = parts.services.desk._uploads
+    async with parts.runner:
+        done = await until(parts, await submitted(parts), over)
+        assert done.state is State.SUCCEEDED
+        await until(parts, done, lambda _: not list(uploads.names()))
+        parts.transcriber.error = UnsupportedMedia()
+        await until(parts, await submitted(parts), over)
+    assert len(list(uploads.names())) == 1
 
 
 async def test_a_stop_gives_back_what_runs(parts: Parts) -> None:
@@ -201,26 +234,54 @@ async def test_an_attempt_that_has_lost_its_job_commits_nothing(parts: Parts) ->
     assert (found.state, found.owner, found.attempt) == (State.RUNNING, "other", 2)
 
 
-async def test_a_job_stopped_before_its_first_step_leaves_its_slot(
+async def test_a_caller_who_leaves_while_the_end_is_written_leaves_no_job_running(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would ever be at it again: its lease is kept, by an owner who has forgotten it."""
+    folder, upload = tmp_path / "folder", tmp_path / "upload"
+    folder.mkdir()
+    upload.write_text("words")
+    options = OPTIONS.dump_python(TranscriptionOptions("base", "en"), mode="json")
+    new = NewJob(Work.TRANSCRIPTION, name(), 0, {"response_format": "json"}, options)
+    writes, written = asyncio.Event(), parts.runner._write
+
+    async def left_meanwhile(*arguments: object) -> None:
+        writes.set()
+        # What the journal has told is being written down: the end waits for it.
+        for _ in range(10):
+            await asyncio.sleep(0)
+        await written(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(parts.runner, "_write", left_meanwhile)
+    async with parts.runner:
+        with parts.services.admission.reserve(Work.TRANSCRIPTION, name()) as place:
+            attending = asyncio.create_task(parts.services.desk.attend(new, upload, folder, place))
+            await writes.wait()
+            attending.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await attending
+    (job,) = parts.services.desk.store.listed(name())
+    assert job.state is State.SUCCEEDED
+
+
+async def test_a_job_cancelled_before_its_first_step_ends_and_leaves_its_slot(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its task never runs then: what the task would tidy up must not be left to it."""
-    await submitted(parts)
+    """A task that is cancelled before it has run never does: its job would be running until its lease is over."""
+    job = await submitted(parts)
     begin, begun = parts.runner._begin, asyncio.Event()
 
     def begun_and_stopped(job: Job) -> None:
         begin(job)
+        parts.services.desk.store.cancel(job.id)
         parts.runner.stop(job.id)
         begun.set()
 
     monkeypatch.setattr(parts.runner, "_begin", begun_and_stopped)
     async with parts.runner:
         await begun.wait()
-        for _ in range(1_000):
-            if not parts.runner.running:
-                break
-            await asyncio.sleep(0)
-        assert parts.runner.running == []
+        ended = await until(parts, job, lambda _: parts.runner.running == [])
+        assert ended.state is State.CANCELLED
 
 
 async def test_a_fault_that_nobody_expected_does_not_end_the_claiming(
@@ -230,11 +291,11 @@ async def test_a_fault_that_nobody_expected_does_not_end_the_claiming(
     claim = parts.runner._leases.claim
     loop, broken = asyncio.get_running_loop(), asyncio.Event()
 
-    def broken_once(works: list[Work]) -> Job | None:
+    def broken_once(works: list[Work], *, links: bool) -> Job | None:
         if not broken.is_set():
             loop.call_soon_threadsafe(broken.set)
             raise RuntimeError("nobody expected this")
-        return claim(works)
+        return claim(works, links=links)
 
     monkeypatch.setattr(parts.runner._leases, "claim", broken_once)
     job = await submitted(parts)

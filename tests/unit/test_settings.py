@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from errors import ConfigurationError
 from settings import Settings
-from wiring import MIB, look, read_settings
+from wiring import MIB, look, policies, read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -41,20 +42,6 @@ def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings()
     assert [key.get_secret_value() for key in settings.api_keys] == ["one-key", "two-key"]
     assert settings.media_roots == (Path("/tmp"), Path("/srv/media"))
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
-def test_loopback_needs_no_key(host: str) -> None:
-    """One is made there."""
-    Settings(host=host).check()
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
-def test_any_other_address_needs_a_key_and_says_how(host: str) -> None:
-    """The sentence must tell what to do."""
-    with pytest.raises(ConfigurationError, match="Set API_KEYS"):
-        Settings(host=host).check()
-    Settings(host=host, api_keys="a-long-random-key").check()
 
 
 def test_keys_are_not_shown() -> None:
@@ -137,3 +124,28 @@ def test_folders_follow_the_data_folder() -> None:
     assert settings.model_path == Path("/srv/data/models")
     assert settings.work_path == Path("/srv/data/work")
     assert Settings(media_dir="/srv/media").media_path == Path("/srv/media")
+
+
+def test_lists_of_hosts_narrow_links_and_leave_webhooks_but_for_what_is_denied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who gives links and who is told of a job's end are different people."""
+    monkeypatch.setenv("PRIVATE_HOSTS_ALLOWED", "hooks.lan:80")
+    monkeypatch.setenv("LINK_HOSTS_ALLOWED", "example.com, 203.0.113.0/24")
+    monkeypatch.setenv("LINK_HOSTS_DENIED", "ads.example.com")
+    anywhere, by_link = policies(read_settings())
+    for host, may_be_called, may_be_linked in (
+        ("hooks.lan", True, False),
+        ("example.com", True, True),
+        ("ads.example.com", False, False),
+    ):
+        address = ip_address("93.184.216.34")
+        assert anywhere.allows(host, 80, address) is may_be_called
+        assert by_link.allows(host, 80, address) is may_be_linked
+
+
+@pytest.mark.parametrize("root", ["{data}", "{data}/..", "/"])
+def test_what_others_have_sent_is_no_folder_for_all(tmp_path: Path, root: str) -> None:
+    """MEDIA_ROOTS is open to every key, and uploads lie in DATA_DIR."""
+    data = tmp_path / "data"
+    with pytest.raises(ConfigurationError, match="MEDIA_ROOTS"):
+        Settings(data_dir=data, media_roots=root.format(data=data)).check()
+    Settings(data_dir=data, media_roots=f"{tmp_path}/recordings").check()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +23,8 @@ from transcription.pcm import GrowingPcm
 from transcription.speech import FRAME_SAMPLES, CuttingRule, Joiner, Memory, Silero, Span, SpeechCutter, SpeechFinder
 
 RULE = CuttingRule()
+
+ROOT = Path(__file__).parents[2]
 
 
 class LoudIsSpeech(Silero):
@@ -282,3 +287,11 @@ async def test_a_recording_that_fails_fails_its_segments(tmp_path: Path) -> None
         with pytest.raises(OSError, match="the disk is gone"):
             async for _ in segments:
                 pass
+
+
+def test_no_library_tells_its_makers_of_this(tmp_path: Path) -> None:
+    """What people say here is nobody's business, nor is that this server runs: onnxruntime would keep an id at home."""
+    script = "from transcription.speech import Silero; Silero()"
+    environment = {"PATH": os.defpath, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment, cwd=tmp_path)
+    assert list(tmp_path.rglob("*")) == []

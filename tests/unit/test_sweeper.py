@@ -110,7 +110,7 @@ class House:
     def stored(self, size: int = 5) -> str:
         place = self.media.new_place(".mp3")
         place.write_bytes(b"x" * size)
-        return self.media.add(place, name="talk.mp3").id
+        return self.media.add(place, owner="key", name="talk.mp3").id
 
     def job(self, state: State, **source: Any) -> Job:
         """A new job in that state. None may be queued before, unless this one is or is cancelled."""
@@ -245,9 +245,9 @@ def test_media_go_by_age_unless_a_job_will_read_them(house: House) -> None:
     for state, media_id in ids.items():
         house.job(state, file=media_id)
     by_path = house.stored()
-    house.job(State.QUEUED, file=str(house.media.get(by_path).path))
+    house.job(State.QUEUED, file=str(house.media.get(by_path, "key").path))
     house.swept(Lifetimes(media_ttl_s=DAY))
-    left = {media.id for media in house.media.list()}
+    left = {media.id for media in house.media.list("key")}
     assert left == {ids[State.QUEUED], ids[State.RUNNING], by_path}
 
 
@@ -257,20 +257,20 @@ def test_media_go_by_quota(house: House) -> None:
         house.made_at += 1
         ids.append(house.stored(size=100))
     assert house.swept(Lifetimes(media_quota_bytes=250))["media"] == 1
-    assert [media.id for media in house.media.list()] == ids[:0:-1]
+    assert [media.id for media in house.media.list("key")] == ids[:0:-1]
 
 
 def test_media_that_somebody_else_has_swept_meanwhile_are_no_failure(house: House) -> None:
     first, second = house.stored(), house.stored()
 
     class Raced(MediaStore):
-        def delete(self, media_id: str) -> None:
-            house.media.delete(media_id)
-            super().delete(media_id)
+        def remove(self, media_id: str) -> None:
+            house.media.remove(media_id)
+            super().remove(media_id)
 
     raced = Raced(house.media.root)
     assert swept(house.store, house.uploads, raced, Lifetimes(media_ttl_s=DAY))["media"] == 2
-    assert house.media.list() == []
+    assert house.media.list("key") == []
     assert first != second
 
 
@@ -285,7 +285,7 @@ def test_what_cannot_be_swept_leaves_the_rest_swept(house: House) -> None:
     gone = swept(house.store, Away(house.root / "away"), house.media, Lifetimes(media_ttl_s=DAY))
     assert "uploads" not in gone
     assert gone["media"] == 1
-    assert stored not in {media.id for media in house.media.list()}
+    assert stored not in {media.id for media in house.media.list("key")}
 
 
 async def test_sweeping_goes_on(house: House) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from downloads.urls import AddressPolicy, check_link, is_public, split_authority
+from downloads.urls import AddressPolicy, check_link, is_public, literal_address, split_authority
 from errors import ConfigurationError, InvalidLink, LinkNotAllowed
 
 CLOSED_HOSTS = [
@@ -242,3 +242,83 @@ def test_no_text_breaks_the_check(text: str) -> None:
         except (InvalidLink, LinkNotAllowed):
             continue
         assert link.host.isascii()
+
+
+# --- an operator's own lists -----------------------------------------------------------------------------------------
+
+CAUGHT = [
+    "http://example.com/a.mp3",
+    "http://EXAMPLE.com.:8080/",
+    "https://cdn.eu.example.com/",
+    "http://ex%61mple.com/",
+    "http://ｅxample.com/",
+    "http://bücher.example/",
+    "http://xn--bcher-kva.example/",
+    "http://8.8.4.7/",
+    "http://134743047/",
+    "http://[2606:4700::1]/",
+]
+NOT_CAUGHT = [
+    "http://example.com.evil.test/",
+    "http://notexample.com/",
+    "http://example.org/?example.com",
+    "http://8.8.5.7/",
+    "http://[2607::1]/",
+]
+LIST = ("Example.com", "bücher.example", "8.8.4.0/24", "2606:4700::/32")
+
+
+def allowed(url: str, policy: AddressPolicy) -> bool:
+    try:
+        check_link(url, policy)
+    except LinkNotAllowed:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("url", "caught"), [(url, True) for url in CAUGHT] + [(url, False) for url in NOT_CAUGHT])
+def test_an_entry_stands_for_a_host_in_every_spelling_and_for_all_below_it(url: str, caught: bool) -> None:
+    """And not for what merely ends or begins like it."""
+    assert allowed(url, AddressPolicy(hosts_denied=LIST)) is not caught
+    # With networks on the list, where a name leads is known only when it has been looked up: not here.
+    is_name = literal_address(check_link(url).host) is None
+    assert allowed(url, AddressPolicy(hosts_allowed=LIST[:2] if is_name else LIST)) is caught
+
+
+def test_what_a_name_resolves_to_is_held_against_the_networks() -> None:
+    """Names are had for nothing: a denied network is not reached by another one."""
+    inside, outside = ipaddress.ip_address("8.8.4.7"), ipaddress.ip_address("8.8.5.7")
+    denied, only = AddressPolicy(hosts_denied=LIST), AddressPolicy(hosts_allowed=LIST)
+    assert [denied.allows("a.test", 80, address) for address in (inside, outside)] == [False, True]
+    assert [only.allows("a.test", 80, address) for address in (inside, outside)] == [True, False]
+    assert only.allows("example.com", 80, outside)
+    assert allowed("http://a.test/", only), "where it leads is not known yet"
+    assert not denied.allows("example.com", 80, outside)
+
+
+def test_the_denied_list_wins() -> None:
+    both = AddressPolicy(("10.0.0.5:80",), ("ads.example.com", "10.0.0.0/8"), hosts_allowed=("example.com", "10.0.0.5"))
+    assert allowed("http://example.com/", both)
+    assert not allowed("http://ads.example.com/", both)
+    assert not allowed("http://10.0.0.5/", both)
+
+
+def test_a_list_opens_nothing_that_is_private() -> None:
+    """It narrows. What is inside is opened by its own setting, and must stand on the list all the same."""
+    address = ipaddress.ip_address("10.0.0.5")
+    listed = AddressPolicy(hosts_allowed=("10.0.0.0/8", "nas.local", "example.com"))
+    assert not allowed("http://10.0.0.5/", listed)
+    assert not allowed("http://nas.local/", listed)
+    assert not listed.allows("example.com", 80, address)
+    opened = AddressPolicy(("10.0.0.5:80", "10.0.0.6:80"), hosts_allowed=("10.0.0.5",))
+    assert allowed("http://10.0.0.5/", opened)
+    assert not allowed("http://10.0.0.6/", opened)
+
+
+@pytest.mark.parametrize("entry", ["*", "*.example.com", "http://a.com", "a.com:443", "10.0.0.1/8", "1.2.3", ""])
+def test_an_entry_that_means_nothing_is_told(entry: str) -> None:
+    """A slip in a list of what is closed would leave it open."""
+    with pytest.raises(ConfigurationError, match="LINK_HOSTS_DENIED"):
+        AddressPolicy(hosts_denied=(entry,))
+    with pytest.raises(ConfigurationError, match="LINK_HOSTS_ALLOWED"):
+        AddressPolicy(hosts_allowed=(entry,))

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api.keys import Keys
+from access.keyring import Keys
 from jobs.vocabulary import KNOWN_FOR_S, Vocabularies
 from tests.fakes import KEY, Parts, make_database, make_parts
 

@@ -18,6 +18,7 @@ from errors import ConfigurationError, InvalidLink, LinkNotAllowed
 from jobs.database import Database
 from jobs.leases import Leases
 from jobs.model import NewJob, State
+from jobs.signatures import new_secret, secret_of, signed, signing_key
 from jobs.store import JobStore
 from jobs.webhooks import (
     CLAIM_S,
@@ -33,9 +34,6 @@ from jobs.webhooks import (
     answered,
     body_of,
     judged,
-    new_secret,
-    signed,
-    signing_key,
 )
 from reservation import Work
 
@@ -129,6 +127,16 @@ def test_what_is_no_secret_is_refused_and_not_shown(secret: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         signing_key(secret)
     assert secret.removeprefix("whsec_") not in caught.value.message or secret == "whsec_"
+
+
+def test_each_owner_has_a_secret_of_its_own() -> None:
+    """With one for all, every key's holder could send a webhook that another one takes for real."""
+    server = new_secret()
+    assert secret_of("0123456789ab", server) == server
+    secrets = {secret_of(owner, server) for owner in ("@alice", "@bob", "0123456789ab")}
+    assert len(secrets) == 3
+    assert all(len(signing_key(secret)) == 32 for secret in secrets)
+    assert secret_of("@alice", server) == secret_of("@alice", server) != secret_of("@alice", new_secret())
 
 
 # --- the body --------------------------------------------------------------------------------------------------------

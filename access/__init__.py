@@ -1,0 +1,1 @@
+"""Who may do what: keys, their scopes and limits, and how often a stranger may guess."""

@@ -1,0 +1,183 @@
+"""Connections that cannot be held for nothing: uvicorn's, with bounds on silence, on what is not read, and on numbers.
+
+`python main.py` serves with these. `uvicorn main:app` has uvicorn's own: it waits for a request's head, and for who
+does not read, however long, refuses nobody (but for --limit-concurrency), and answers what is no HTTP in plain
+text. Bodies that come too slowly are refused either way (`api.middleware`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import h11
+import structlog
+from starlette.datastructures import MutableHeaders
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from api.connection_bounds import ConnectionBounds
+from api.problems import MEDIA_TYPE, problem_of
+from api.safe_headers import make_safe
+from errors import ClientStalled, HeadTooLarge, MalformedRequest, ServiceError, TargetTooLong, TooManyConnections
+from telemetry import request_bound, request_id
+
+log = structlog.get_logger("api")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a connection is held to. *refused* hears of each request that was turned away before it was one."""
+
+    bounds: ConnectionBounds
+    head_s: float
+    """From a connection's beginning, or a head's first byte, to the head's end."""
+    unread_s: float
+    """In so long a caller must have taken something of its answer."""
+    refused: Callable[[ServiceError], None] = lambda error: None
+
+
+def protocol_on(terms: Terms) -> type[H11Protocol]:
+    """What uvicorn is given as `http`."""
+
+    class OnTerms(BoundedConnection):
+        pass
+
+    OnTerms.terms = terms
+    return OnTerms
+
+
+class BoundedConnection(H11Protocol):
+    """One connection. While the head of a request is being waited for, a clock runs; while an answer waits to be
+    read, another."""
+
+    terms: Terms
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._head_clock: asyncio.TimerHandle | None = None
+        self._reader_clock: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        clients = [getattr(one, "client", None) for one in self.connections]
+        others = [client[0] if client else None for client in clients]
+        super().connection_made(transport)
+        # Whoever has not taken all of an answer is seen, not only who leaves more than 64 KiB of it.
+        transport.set_write_buffer_limits(high=0)
+        try:
+            self.terms.bounds.check(self.client[0] if self.client else None, others)
+        except TooManyConnections as error:
+            self.connections.discard(self)
+            self._turn_away(error)
+        else:
+            self._head_clock = self.loop.call_later(self.terms.head_s, self._head_overdue)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_head_clock()
+        self._stop_reader_clock()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
+            self._stop_head_clock()
+        elif self._head_clock is None:
+            # NOTE: uvicorn has stopped its clock for kept connections at the first byte.
+            self._head_clock = self.loop.call_later(self.terms.head_s, self._head_overdue)
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        # From here on another protocol has the connection, with a bound of its own.
+        self._stop_head_clock()
+        self._stop_reader_clock()
+        self.transport.set_write_buffer_limits()
+        super().handle_websocket_upgrade(event)
+
+    def send_400_response(self, msg: str) -> None:
+        # NOTE: uvicorn calls this while it handles h11's error, and hands on a sentence that says nothing.
+        cause = sys.exception()
+        status = cause.error_status_hint if isinstance(cause, h11.RemoteProtocolError) else HTTPStatus.BAD_REQUEST
+        if status != HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE or self._under_way:
+            # Too large a line in a body's chunks is none of a head.
+            self._turn_away(MalformedRequest())
+        else:
+            self._turn_away(HeadTooLarge() if b"\n" in self.conn.trailing_data[0] else TargetTooLong())
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_reader_clock()
+
+    def _head_overdue(self) -> None:
+        self._head_clock = None
+        if self.conn.trailing_data[0]:
+            self._turn_away(ClientStalled("The request's head did not come in time."))
+        else:
+            # Opened in advance, and never used.
+            self.transport.close()
+
+    def _turn_away(self, error: ServiceError) -> None:
+        """Answer *error* and close. Where a request is being answered, it ends as if its caller had hung up."""
+        self._stop_head_clock()
+        under_way = self._under_way
+        if not (under_way and self.cycle.response_started):
+            name = request_id(None)
+            with request_bound(name):
+                log.info(error.message, code=error.code)
+                self.terms.refused(error)
+                self.transport.write(rendered(error, name, self.scheme or "http"))
+        if under_way:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.close()
+
+    @property
+    def _under_way(self) -> bool:
+        """Whether a request is being answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _watch_reader(self) -> None:
+        self._stop_reader_clock()
+        unread = self.transport.get_write_buffer_size()
+        self._reader_clock = self.loop.call_later(self.terms.unread_s, self._look_at_reader, unread)
+
+    def _look_at_reader(self, unread_before: int) -> None:
+        if self.transport.get_write_buffer_size() < unread_before:
+            self._watch_reader()
+        else:
+            log.info("an answer was not read", code=ClientStalled.code)
+            self.transport.abort()
+
+    def _stop_head_clock(self) -> None:
+        if self._head_clock is not None:
+            self._head_clock.cancel()
+            self._head_clock = None
+
+    def _stop_reader_clock(self) -> None:
+        if self._reader_clock is not None:
+            self._reader_clock.cancel()
+            self._reader_clock = None
+
+
+def rendered(error: ServiceError, name: str, scheme: str) -> bytes:
+    """The whole answer to *error*, as bytes."""
+    body = problem_of(error).model_dump_json(exclude_none=True).encode()
+    headers = MutableHeaders(
+        {
+            "Content-Type": MEDIA_TYPE,
+            "Content-Length": str(len(body)),
+            "X-Request-ID": name,
+            "Connection": "close",
+        }
+    )
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    make_safe(headers, scheme)
+    lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"]
+    lines += [f"{header}: {value}" for header, value in headers.items()]
+    return "\r\n".join((*lines, "", "")).encode("latin-1") + body

@@ -1,0 +1,280 @@
+"""Connections over real sockets: silence, answers that nobody reads, too many of them, and what is no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.server import ServerState
+
+from api.bounded_connection import Terms, protocol_on
+from api.connection_bounds import ConnectionBounds
+from errors import ServiceError
+from tests.fakes import KEY, Parts
+
+HOUR = 3600.0
+GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
+
+
+class Application:
+    """Answers with as many bytes as it was made for, once the body has come; hears of hang-ups."""
+
+    def __init__(self, answer: int = 2) -> None:
+        self.answer = answer
+        self.asked = asyncio.Event()
+        self.gone = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await send({"type": "websocket.accept"})
+            await asyncio.Event().wait()
+        self.asked.set()
+        while (message := await receive()).get("more_body"):
+            pass
+        if message["type"] == "http.disconnect":
+            self.gone.set()
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            await send({"type": "http.response.body", "body": bytes(self.answer), "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self.gone.set()
+
+
+class Listening:
+    """A server, and what it has refused."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.refused: list[str] = []
+        self.state = ServerState()
+
+    async def caller(self, *sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        for piece in sent:
+            writer.write(piece)
+        return reader, writer
+
+    async def all_said(self, *sent: bytes) -> tuple[int, dict[str, str], bytes]:
+        """The status, the headers and the body of what the server says to *sent* before it closes."""
+        reader, writer = await self.caller(*sent)
+        said = await reader.read()
+        writer.close()
+        head, _, body = said.partition(b"\r\n\r\n")
+        first, *lines = head.decode().split("\r\n")
+        return int(first.split(" ")[1]), dict(line.lower().split(": ", 1) for line in lines), body
+
+
+@asynccontextmanager
+async def listening(
+    app: Any = None, *, head_s: float = HOUR, unread_s: float = HOUR, bounds: ConnectionBounds | None = None
+) -> AsyncIterator[Listening]:
+    there = Listening()
+
+    def refused(error: ServiceError) -> None:
+        there.refused.append(error.code)
+
+    config = uvicorn.Config(
+        app or Application(),
+        http=protocol_on(Terms(bounds or ConnectionBounds(), head_s, unread_s, refused)),
+        ws="websockets-sansio",
+        log_config=None,
+        h11_max_incomplete_event_size=4096,
+        timeout_keep_alive=3600,
+    )
+    config.load()
+    made: Callable[..., asyncio.Protocol] = config.http_protocol_class
+    server = await asyncio.get_running_loop().create_server(
+        lambda: made(config=config, server_state=there.state, app_state={}), "127.0.0.1", 0
+    )
+    there.port = server.sockets[0].getsockname()[1]
+    try:
+        yield there
+    finally:
+        server.close()
+        for connection in list(there.state.connections):
+            if transport := getattr(connection, "transport", None):
+                transport.abort()
+        for task in list(there.state.tasks):
+            task.cancel()
+        await asyncio.gather(*there.state.tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("before", [b"", GET], ids=["first", "later"])
+async def test_a_head_that_never_ends_is_not_waited_for(before: bytes) -> None:
+    """The slow loris: a header every few seconds, on as many connections as there can be."""
+    async with listening(head_s=0.05) as there:
+        reader, writer = await there.caller(before)
+        if before:
+            await reader.readuntil(b"0\r\n\r\n")
+        writer.write(b"GET / HTTP/1.1\r\nHost: here\r\nX-A: ")
+        said = await reader.read()
+        writer.close()
+    assert said.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(said.partition(b"\r\n\r\n")[2])["code"] == "CLIENT_STALLED"
+    assert there.refused == ["CLIENT_STALLED"]
+
+
+async def test_bytes_that_keep_coming_do_not_prolong_it() -> None:
+    """The clock runs from the first to the last byte of the head."""
+    async with listening() as there:
+        reader, writer = await there.caller(GET)
+        await reader.readuntil(b"0\r\n\r\n")
+        connection: Any = next(iter(there.state.connections))
+        connection.data_received(b"GET / HTTP/1.1\r\n")
+        clock = connection._head_clock
+        connection.data_received(b"X")
+        assert clock is connection._head_clock is not None
+        writer.close()
+
+
+async def test_a_connection_that_says_nothing_is_closed_without_a_word() -> None:
+    """Browsers open some in advance; an answer to no question would be taken for the next one's."""
+    async with listening(head_s=0.05) as there:
+        reader, writer = await there.caller()
+        assert await reader.read() == b""
+        writer.close()
+    assert there.refused == []
+
+
+async def test_a_request_that_is_being_done_takes_as_long_as_it_takes() -> None:
+    """The clock stands once the head is there: an upload may take an hour, and so may its transcription."""
+    app = Application()
+    async with listening(app, head_s=0.05) as there:
+        reader, writer = await there.caller(b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n")
+        await app.asked.wait()
+        # The clock of this one, which began later, has run out; so has the other's, if it still runs.
+        silent, other = await there.caller()
+        assert await silent.read() == b""
+        writer.write(b"ab")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        other.close()
+        writer.close()
+
+
+@pytest.mark.parametrize("size", [40_000_000, 5_000_000])
+async def test_an_answer_that_nobody_reads_is_given_up(size: int) -> None:
+    """Its memory and its place would be held for as long as the caller likes."""
+    app = Application(size)
+    async with listening(app, unread_s=0.05) as there:
+        reader, writer = await asyncio.open_connection("127.0.0.1", there.port, limit=1024)
+        writer.write(GET)
+        await app.gone.wait()
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await reader.readexactly(size)
+        writer.close()
+
+
+async def test_a_slow_reader_is_waited_for_as_long_as_it_reads() -> None:
+    """What counts is whether less is unread than at the last look; and anything unread is looked at."""
+    async with listening() as there:
+        reader, writer = await there.caller(GET)
+        await reader.readuntil(b"0\r\n\r\n")
+        connection: Any = next(iter(there.state.connections))
+        assert connection.transport.get_write_buffer_limits() == (0, 0)
+        connection._look_at_reader(unread_before=1)
+        assert not connection.transport.is_closing()
+        connection._look_at_reader(unread_before=0)
+        assert connection.transport.is_closing()
+        writer.close()
+
+
+async def test_one_connection_too_many_is_told_so() -> None:
+    """In words that a program understands; those that are there go on, and a place is free when one has left."""
+    async with listening(bounds=ConnectionBounds(most_per_address=2)) as there:
+        callers = [await there.caller(GET) for _ in range(2)]
+        for reader, _ in callers:
+            await reader.readuntil(b"0\r\n\r\n")
+        status, headers, body = await there.all_said()
+        assert (status, json.loads(body)["code"]) == (503, "TOO_MANY_CONNECTIONS")
+        assert (headers["connection"], headers["retry-after"]) == ("close", "5")
+        assert there.refused == ["TOO_MANY_CONNECTIONS"]
+        callers[0][1].close()
+        while not await comes_in(there):
+            pass
+        callers[1][1].close()
+
+
+async def comes_in(there: Listening) -> bool:
+    try:
+        status, _, _ = await there.all_said(GET.replace(b"Host", b"Connection: close\r\nHost"))
+    except ConnectionError:
+        # The door was shut before the question was read.
+        return False
+    return status == 200
+
+
+async def test_a_websocket_counts_and_keeps_its_connection() -> None:
+    """It is another protocol's by then, with clocks of its own."""
+    upgrade = (
+        b"GET /live HTTP/1.1\r\nHost: here\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    async with listening(head_s=0.05, bounds=ConnectionBounds(most_per_address=1)) as there:
+        reader, writer = await there.caller(upgrade)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        connection: Any = next(iter(there.state.connections))
+        assert connection.transport.get_write_buffer_limits()[1] > 0
+        # By then the head's clock has run out, if it still runs.
+        silent, other = await there.caller()
+        assert b"TOO_MANY_CONNECTIONS" in await silent.read()
+        assert len(there.state.connections) == 1
+        other.close()
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"nonsense\r\n\r\n", 400, "MALFORMED_REQUEST"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "MALFORMED_REQUEST"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 400, "MALFORMED_REQUEST"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "MALFORMED_REQUEST"),
+        (b"GET /" + b"x" * 5_000, 414, "ADDRESS_TOO_LONG"),
+        (b"GET / HTTP/1.1\r\nX-A: " + b"x" * 5_000, 431, "HEADERS_TOO_LARGE"),
+    ],
+)
+async def test_what_is_no_http_is_answered_as_all_is(sent: bytes, status: int, code: str) -> None:
+    """uvicorn says in plain text that something is invalid."""
+    async with listening() as there:
+        told, headers, body = await there.all_said(sent)
+    assert (told, json.loads(body)["code"]) == (status, code)
+    assert headers["content-type"] == "application/problem+json"
+    assert headers["x-request-id"] == json.loads(body)["request_id"]
+    assert headers["x-frame-options"] == "deny"
+    assert there.refused == [code]
+
+
+async def test_uvicorns_log_shows_nothing_of_a_request(
+    app: FastAPI, parts: Parts, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither what was sent, nor a trace of what went wrong with it: that has its own line, with the request's id."""
+    parts.transcriber.error = ZeroDivisionError()
+    head = f"POST /transcribe HTTP/1.1\r\nHost: here\r\nX-API-Key: {KEY}\r\nContent-Type: audio/wav\r\n"
+    with caplog.at_level("DEBUG"):
+        async with listening(app) as there:
+            told, _, body = await there.all_said(f"{head}Connection: close\r\nContent-Length: 6\r\n\r\nsecret".encode())
+            assert (told, json.loads(body)["code"]) == (500, "INTERNAL_ERROR")
+            assert (await there.all_said(b"secret nonsense\r\n\r\n"))[0] == 400
+    # Its access log is shut off (`telemetry`).
+    told_by_uvicorn = [record for record in caplog.records if record.name == "uvicorn.error"]
+    assert [record.getMessage() for record in told_by_uvicorn] == ["Invalid HTTP request received."]
+    assert not [record for record in told_by_uvicorn if record.exc_info]
+
+
+@pytest.mark.parametrize("chunk", [b"zz\r\n", b"5;" + b"x" * 5_000], ids=["no number", "endless extension"])
+async def test_a_body_that_is_no_http_ends_its_request(chunk: bytes) -> None:
+    """The application must not wait for a rest that cannot come. Nothing is wrong with the head, and none says so."""
+    app = Application()
+    async with listening(app) as there:
+        head = b"POST / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
+        told, _, body = await there.all_said(head + chunk)
+        await app.gone.wait()
+    assert (told, json.loads(body)["code"]) == (400, "MALFORMED_REQUEST")
