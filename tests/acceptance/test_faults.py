@@ -241,12 +241,14 @@ def test_a_clock_that_is_set_costs_nobody_a_result(frail: Frail, tmp_path: Path,
 # --- ffmpeg is killed ------------------------------------------------------------------------------------------------
 
 
-def decoding(server: Server) -> list[psutil.Process]:
-    """The processes that write samples."""
+def decoding(server: Server, recording: bytes) -> list[psutil.Process]:
+    """The processes that turn *recording* into samples: none of another request's, known by its size."""
     found = []
     for child in psutil.Process(server.process.pid).children():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "s16le" in child.cmdline():
+        with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
+            arguments = child.cmdline()
+            read = [Path(text.removeprefix("file:")) for text in arguments if text.startswith("file:")]
+            if "s16le" in arguments and any(path.stat().st_size == len(recording) for path in read):
                 found.append(child)
     return found
 
@@ -257,7 +259,7 @@ def test_a_killed_ffmpeg_costs_its_own_request_alone(frail: Frail, long_silence:
     with server.client() as client, ThreadPoolExecutor() as callers:
         beside = handed_in(client, turns_of_speech(2, tmp_path))
         waiting = callers.submit(client.post, "/transcribe", files={"file": ("a.flac", long_silence)})
-        while not (victims := decoding(server)):
+        while not (victims := decoding(server, long_silence)):
             assert not waiting.done(), waiting.result().text
         for victim in victims:
             victim.send_signal(signal.SIGKILL)

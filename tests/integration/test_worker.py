@@ -57,8 +57,6 @@ class Site:
         self.broker_url = broker_url
         # One segment after another: a job is half done for a while.
         self.settings = {"DATABASE_URL": database_url, "BROKER_URL": broker_url, "BATCH_SIZE": "1"}
-        # As the image sets it; a worker listens to nobody, and needs no keys.
-        self.settings["HOST"] = "0.0.0.0"
         self.settings |= {"ENGINE_STREAMS": "1", "SHUTDOWN_GRACE_S": "0"}
         self.database = Database(database_url)
         self.store = JobStore(self.database, lease_s=LEASE_S)
@@ -86,7 +84,8 @@ class Site:
                 self.process = subprocess.Popen(
                     [*command, "--concurrency", "1", "--without-mingle", "--without-gossip"],
                     cwd=self.folder,
-                    env=environment(self.data_dir, **self.settings) | {"PYTHONPATH": str(ROOT)},
+                    # HOST as the image sets it: a worker listens to nobody, and needs no keys.
+                    env=environment(self.data_dir, **self.settings, HOST="0.0.0.0") | {"PYTHONPATH": str(ROOT)},
                     stdout=log,
                     stderr=log,
                 )
