@@ -20,7 +20,7 @@ import psutil
 
 from benchmarks.experiment import MODEL, Aim, Plan, Report, say
 from benchmarks.plots import Panel, draw
-from benchmarks.processes import tree, tree_memory
+from benchmarks.processes import tree
 from benchmarks.server import Server
 from benchmarks.speech_set import Clip, SpeechSet, speech_dir
 from benchmarks.tables import markdown
@@ -49,7 +49,10 @@ class Sample:
 
     at_s: float
     rss_bytes: int
-    pss_bytes: int
+    server_bytes: int
+    """Of *rss_bytes*: the server's own process's."""
+    engine_bytes: int
+    """Of *rss_bytes*: the engine's, with the weights. What is left is the tools', which come and go."""
     open_files: int
     threads: int
     processes: int
@@ -60,22 +63,29 @@ class Sample:
 
 
 def sample(server: Server, began: float) -> Sample:
-    memory, processes = tree_memory(server.pid), tree(server.pid)
-    open_files = threads = 0
+    rss, open_files, threads, processes = Counter[str](), 0, 0, tree(server.pid)
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            rss[_part(server, process)] += process.memory_info().rss
             open_files += process.num_fds()
             threads += process.num_threads()
     return Sample(
         time.monotonic() - began,
-        memory.rss,
-        memory.pss,
+        rss.total(),
+        rss["server"],
+        rss["engine"],
         open_files,
         threads,
         len(processes),
         len(files_in(server.data / "work")),
         len(files_in(server.data / "uploads")),
     )
+
+
+def _part(server: Server, process: psutil.Process) -> str:
+    if process.pid == server.pid:
+        return "server"
+    return "engine" if "engine_child" in " ".join(process.cmdline()) else "tool"
 
 
 def files_in(folder: Path) -> list[str]:
@@ -244,6 +254,10 @@ def aims(samples: Sequence[Sample], rested: Sample, answers: Counter[str], left:
             unit="MiB an hour",
         ),
         Aim(
+            "of which the server's own", slope_per_h(samples, lambda one: one.server_bytes) / 2**20, unit="MiB an hour"
+        ),
+        Aim("of which the engine's", slope_per_h(samples, lambda one: one.engine_bytes) / 2**20, unit="MiB an hour"),
+        Aim(
             "open files, median of the last third less the first's", growth(lambda one: one.open_files), most=4, unit=""
         ),
         Aim("threads, the same", growth(lambda one: one.threads), most=2, unit=""),
@@ -282,7 +296,17 @@ def measure(plan: Plan) -> Report:
         [
             markdown(["answer", "times"], [[told, str(count)] for told, count in sorted(answers.items())]),
             markdown(
-                ["", "RSS MiB", "PSS MiB", "open files", "threads", "processes", "temporary files", "uploads"],
+                [
+                    "",
+                    "RSS MiB",
+                    "server's",
+                    "engine's",
+                    "open files",
+                    "threads",
+                    "processes",
+                    "temporary files",
+                    "uploads",
+                ],
                 [_row(when, one) for when, one in shown],
             ),
         ],
@@ -294,7 +318,14 @@ def measure(plan: Plan) -> Report:
             title,
             "seconds",
             [
-                Panel("MiB, server and children", {"RSS": [(one.at_s, one.rss_bytes / 2**20) for one in samples]}),
+                Panel(
+                    "MiB resident",
+                    {
+                        "all": [(one.at_s, one.rss_bytes / 2**20) for one in samples],
+                        "engine": [(one.at_s, one.engine_bytes / 2**20) for one in samples],
+                        "server": [(one.at_s, one.server_bytes / 2**20) for one in samples],
+                    },
+                ),
                 Panel(
                     "",
                     {
@@ -308,5 +339,5 @@ def measure(plan: Plan) -> Report:
 
 
 def _row(when: str, one: Sample) -> list[str]:
-    memory = [f"{size / 2**20:.0f}" for size in (one.rss_bytes, one.pss_bytes)]
+    memory = [f"{size / 2**20:.0f}" for size in (one.rss_bytes, one.server_bytes, one.engine_bytes)]
     return [when, *memory, *map(str, (one.open_files, one.threads, one.processes, one.work_files, one.uploads))]
