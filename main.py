@@ -28,7 +28,7 @@ from api.live import LAST_WORD_S, MAX_MESSAGE_BYTES
 from api.services import Services
 from errors import ConfigurationError, ServiceError
 from settings import Settings
-from wiring import key_file, read_settings, secrets_of, wired
+from wiring import key_file, own_version, read_settings, secrets_of, wired
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -52,7 +52,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             gc.freeze()
             yield
 
-    return assemble(lifespan)
+    return assemble(lifespan, own_version())
 
 
 def greeting(settings: Settings, port: int) -> str:

@@ -35,9 +35,10 @@ from disk import Disk
 from downloads.egress import EgressProxy
 from downloads.fetch import Fetcher
 from downloads.local_copies import LocalCopies
-from downloads.media import Media, MediaStore
+from downloads.media import MediaStore
 from downloads.object_media import ObjectMedia
 from downloads.objects import Objects
+from downloads.stored_files import Media
 from downloads.urls import AddressPolicy
 from errors import ConfigurationError, ServiceError
 from ffmpeg import FFmpeg

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -56,11 +55,13 @@ ROOMS = (
 """In the order of the docs page."""
 
 
-def assemble(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None) -> FastAPI:
+def assemble(
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None, version: str = "unknown"
+) -> FastAPI:
     """The application, without the services: `app.state.services` must be set before the first request."""
     app = FastAPI(
         title="Stenogate",
-        version=_version(),
+        version=version,
         description=DESCRIPTION,
         lifespan=lifespan,
         # FastAPI's own pages load their scripts from other people's servers.
@@ -95,10 +96,3 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         app.openapi_schema = document(app)
     return app.openapi_schema
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("stenogate")
-    except importlib.metadata.PackageNotFoundError:
-        return "0.1.0"

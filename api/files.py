@@ -14,7 +14,7 @@ from api.problems import answer, responses
 from api.schemas import FileList, StoredFile
 from api.security import key_name, require_key
 from api.services import services
-from downloads.media import MediaFile
+from downloads.stored_files import MediaFile
 from errors import MediaNotFound, NotReady, RangeNotSatisfiable, Unauthorized
 
 _CONTENT: dict[str, Any] = {"audio/*": {}, "video/*": {}}

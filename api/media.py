@@ -17,7 +17,7 @@ from api.services import services
 from api.uploads import MAX_FORM_BYTES, Upload
 from downloads.extract import AudioFormat, ExtractOptions
 from downloads.fetch import MediaKind
-from downloads.media import MediaFile
+from downloads.stored_files import MediaFile
 from errors import (
     AmbiguousAudio,
     AudioTooLong,

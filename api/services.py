@@ -12,7 +12,7 @@ from access.keyring import Keys
 from admission import AdmissionController
 from api.pace import Pace
 from disk import Disk
-from downloads.media import Media
+from downloads.stored_files import Media
 from jobs.crew import Fetcher, Transcriber
 from jobs.desk import Desk
 from jobs.fleet import FleetWatch

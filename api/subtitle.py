@@ -18,7 +18,7 @@ from api.security import may_transcribe
 from api.services import Services, services
 from api.transcribe import TranscribeParameters, fitting_options
 from api.uploads import Upload
-from downloads.media import MediaFile
+from downloads.stored_files import MediaFile
 from errors import (
     AlignmentUnavailable,
     AmbiguousAudio,

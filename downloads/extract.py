@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from downloads.media import media_type_of
+from downloads.stored_files import media_type_of
 from errors import InvalidRequest
 from ffmpeg import FFmpeg
 from recording import convert, read_header

@@ -14,13 +14,13 @@ from pathlib import Path
 import structlog
 
 from downloads.local_copies import Fetch, LocalCopies
-from downloads.media import (
+from downloads.media import entry_of, file_within
+from downloads.objects import Objects
+from downloads.stored_files import (
     ID_CHARS,
     Kept,
     MediaFile,
     display_name,
-    entry_of,
-    file_within,
     is_media_id,
     is_media_name,
     known_of,
@@ -28,7 +28,6 @@ from downloads.media import (
     safe_suffix,
     sidecar,
 )
-from downloads.objects import Objects
 from errors import MediaNotFound
 
 _SIDECAR = ".json"

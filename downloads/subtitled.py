@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from downloads.media import media_type_of
+from downloads.stored_files import media_type_of
 from errors import AudioTooLong, InvalidRequest, ServiceError, StorageFull, UnsupportedMedia
 from ffmpeg import FFmpeg, Finished, input_arguments, output_argument
 from recording import MEMORY_BYTES, Header, new_file, read_header

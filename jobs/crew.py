@@ -18,7 +18,7 @@ import prices
 from admission import AdmissionController
 from downloads.extract import ExtractOptions, extract
 from downloads.fetch import Fetched, MediaKind
-from downloads.media import Media, MediaFile
+from downloads.stored_files import Media, MediaFile
 from downloads.subtitled import check_can_burn, subtitled
 from downloads.ytdlp import Progress
 from errors import ProviderNotAllowed

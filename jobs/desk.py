@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from downloads.media import Media
+from downloads.stored_files import Media
 from errors import IdempotencyConflict, JobCancelled, NotRetryable, QueueFull, UploadGone, raised_again
 from jobs.bells import Bells, heard_within
 from jobs.crew import TRANSCRIPT, Outcome

@@ -15,7 +15,7 @@ from pathlib import PurePath
 
 import structlog
 
-from downloads.media import Kept, Media
+from downloads.stored_files import Kept, Media
 from errors import JobNotFound, MediaNotFound, ServiceError
 from jobs.model import State
 from jobs.store import JobStore

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from downloads.local_copies import LocalCopies
-from downloads.media import MediaFile
 from downloads.object_media import ObjectMedia
 from downloads.objects import BLOCK_BYTES, Objects
+from downloads.stored_files import MediaFile
 from errors import ConfigurationError, MediaNotFound, PathNotAllowed, StoreUnavailable, UploadGone
 from jobs.uploads import ObjectUploads
 

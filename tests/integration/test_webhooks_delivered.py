@@ -24,12 +24,13 @@ from downloads.egress import EgressProxy
 from downloads.urls import AddressPolicy
 from jobs import webhooks
 from jobs.database import Database
+from jobs.deliveries import WAITS_S, Outbox
 from jobs.leases import Leases
 from jobs.model import NewJob, State
 from jobs.signatures import new_secret, secret_of
 from jobs.store import JobStore
 from jobs.tables import deliveries
-from jobs.webhooks import WAITS_S, Outbox, Webhooks
+from jobs.webhooks import Webhooks
 from reservation import Work
 from tests.databases import database_of_its_own, postgresql_server
 

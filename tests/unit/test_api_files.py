@@ -10,7 +10,7 @@ import pytest
 
 from access.keyring import Keys
 from downloads.extract import ExtractOptions
-from downloads.media import MediaFile
+from downloads.stored_files import MediaFile
 from jobs.crew import EXTRACT_OPTIONS, OPTIONS
 from jobs.leases import Leases
 from jobs.model import Job, NewJob, State

@@ -10,7 +10,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from downloads.media import MediaFile, MediaStore
+from downloads.media import MediaStore
+from downloads.stored_files import MediaFile
 from errors import LinkNotAllowed
 from tests.fakes import AUTH, OWNER, Caller, Parts
 

@@ -19,7 +19,7 @@ from transcription.core import TranscriptionOptions
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from downloads.media import Media, MediaFile
+    from downloads.stored_files import Media, MediaFile
 
 FILE = {"file": ("A talk.mp4", b"pictures", "video/mp4")}
 

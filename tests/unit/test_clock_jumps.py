@@ -15,13 +15,13 @@ import pytest
 
 from errors import StoreUnavailable
 from jobs import database as databases
+from jobs.deliveries import Outbox
 from jobs.fleet import EVERY_S as REPORTED_EVERY_S
 from jobs.fleet import Fleet
 from jobs.leases import HEARTBEATS
 from jobs.model import Job, State
 from jobs.reaper import EVERY_S, Interruptions, reap, taken
 from jobs.tables import jobs
-from jobs.webhooks import Outbox
 from tests.databases import LEASE_S, Place, commit, jobs_on, sqlite_in
 from tests.unit.test_fleet import FACTS
 

@@ -42,7 +42,8 @@ LAYERS = (
     ("transcription.styled_subtitles", "transcription.paragraphs", "transcription.documents"),
     ("transcription.formats", "transcription.models", "transcription.audio", "transcription.speech"),
     ("transcription.footprint", "transcription.sizing", "transcription.live_cutting", "transcription.live_sound"),
-    ("transcription.pyannote_child", "transcription.whisper", "downloads.media", "downloads.extract"),
+    ("transcription.pyannote_child", "transcription.whisper", "downloads.stored_files"),
+    ("downloads.media", "downloads.extract"),
     ("downloads.object_media", "downloads.subtitled"),
     ("transcription.loaded_models", "transcription.alignment", "transcription.diarization"),
     ("downloads.egress", "downloads.ytdlp_child", "downloads.ytdlp", "transcription.engine_child"),
@@ -55,7 +56,8 @@ LAYERS = (
     ("transcription.live", "transcription.live_session", "transcription.live_work"),
     ("jobs.model", "jobs.tables", "jobs.bells", "jobs.signatures"),
     ("jobs.turns", "jobs.database", "jobs.rows", "jobs.migrations", "jobs.uploads", "jobs.journal"),
-    ("jobs.store", "jobs.leases", "jobs.crew", "jobs.webhooks", "jobs.vocabulary"),
+    ("jobs.store", "jobs.leases", "jobs.crew", "jobs.deliveries", "jobs.vocabulary"),
+    ("jobs.webhooks",),
     ("access",),
     ("jobs.sharing", "jobs.reaper", "jobs.sweeper", "jobs.fleet", "jobs.celery_queue"),
     ("jobs.runner", "jobs.fleet_metrics"),
@@ -80,7 +82,7 @@ def modules() -> list[Path]:
         tops
         + [
             path
-            for room in ("api", "command_line", "downloads", "jobs", "transcription")
+            for room in ("access", "api", "command_line", "downloads", "jobs", "transcription")
             for path in (ROOT / room).rglob("*.py")
         ]
     )

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from downloads.media import Kept, MediaFile, MediaStore, entry_of, media_type_of, spelled
+from downloads.media import MediaStore, entry_of, spelled
+from downloads.stored_files import Kept, MediaFile, media_type_of
 from errors import MediaNotFound, PathNotAllowed
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 import jobs.sweeper
-from downloads.media import Kept, MediaStore
+from downloads.media import MediaStore
+from downloads.stored_files import Kept
 from errors import JobNotFound, StoreUnavailable, UploadGone
 from jobs.database import Database
 from jobs.leases import Leases

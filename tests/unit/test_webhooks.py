@@ -16,11 +16,7 @@ from downloads.egress import EgressProxy
 from downloads.urls import AddressPolicy
 from errors import ConfigurationError, InvalidLink, LinkNotAllowed
 from jobs.database import Database
-from jobs.leases import Leases
-from jobs.model import NewJob, State
-from jobs.signatures import new_secret, secret_of, signed, signing_key
-from jobs.store import JobStore
-from jobs.webhooks import (
+from jobs.deliveries import (
     CLAIM_S,
     JITTER,
     MAX_ATTEMPTS,
@@ -30,11 +26,15 @@ from jobs.webhooks import (
     Delivery,
     Outbox,
     Verdict,
-    Webhooks,
     answered,
     body_of,
     judged,
 )
+from jobs.leases import Leases
+from jobs.model import NewJob, State
+from jobs.signatures import new_secret, secret_of, signed, signing_key
+from jobs.store import JobStore
+from jobs.webhooks import Webhooks
 from reservation import Work
 
 NOW = 1_790_000_000.0
