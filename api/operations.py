@@ -18,12 +18,17 @@ from transcription.models import CATALOGUE
 router = APIRouter(tags=["operations"])
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", summary="Is the process alive?", responses=responses())
 async def health(request: Request) -> Health:
-    """Answers at once, whatever the engine does: for the platform that restarts dead processes. Needs no key."""
+    """Answers at once, whatever the engine does: for the platform that restarts dead processes. Needs no key.
+
+    HEAD does as well, here and at /ready: that is how some watchers ask.
+    """
     return Health(version=request.app.version)
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready", summary="Can it transcribe now?", responses=responses(NotReady, ShuttingDown))
 async def ready(request: Request) -> Readiness:
     """For the load balancer that sends requests. Needs no key."""

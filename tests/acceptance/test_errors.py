@@ -50,6 +50,15 @@ def test_no_key_or_a_wrong_one(server: Server, headers: dict[str, str]) -> None:
     assert_problem(answer, 401, "UNAUTHORIZED")
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_watchers_ask_with_head(server: Server, path: str) -> None:
+    """Without a key, and without a body: the next answer on the connection is not mistaken for one."""
+    with httpx.Client(base_url=server.address) as client:
+        head, get = client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == str(len(get.content))
+
+
 # --- what is asked ---------------------------------------------------------------------------------------------------
 
 
