@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.engines import FOR_TORCH
 from tests.speech import ROOT, SPEECH_DIR, manifest, sample_call
 from tests.stand_ins.sitecustomize import models_shared_dir
 from transcription.core import SAMPLE_RATE
@@ -97,13 +98,16 @@ def done(
         "folder": str(tmp_path_factory.mktemp("empty")),
         "not_here": NOT_HERE,
     }
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{STAND_INS}{os.pathsep}{ROOT}",
-        "MODELS_SHARED_DIR": str(models),
-        "ALIGNMENT_WHISPER_DIR": str(ModelLibrary(models_dir, downloads=False, hf_token=None).ensure("base")),
-        "NLTK_DATA": str(models / "alignment" / "nltk_data"),
-    }
+    environment = (
+        os.environ
+        | FOR_TORCH
+        | {
+            "PYTHONPATH": f"{STAND_INS}{os.pathsep}{ROOT}",
+            "MODELS_SHARED_DIR": str(models),
+            "ALIGNMENT_WHISPER_DIR": str(ModelLibrary(models_dir, downloads=False, hf_token=None).ensure("base")),
+            "NLTK_DATA": str(models / "alignment" / "nltk_data"),
+        }
+    )
     ended = subprocess.run(
         [sys.executable, str(STAND_INS / "aligning.py")],
         input=json.dumps(told),

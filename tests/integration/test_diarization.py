@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from errors import ServiceError
-from tests.engines import OPTIONS, asked, made_engine, pcm
+from tests.engines import FOR_TORCH, OPTIONS, asked, made_engine, pcm
 from tests.speech import sample_call, speech_file
 from transcription.core import SAMPLE_RATE, Segment, TranscriptSegment, VoiceActivity, Word
 from transcription.pcm import GrowingPcm
@@ -72,7 +72,7 @@ def done(
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{models}", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        env=environment | FOR_TORCH | {"PYTHONPATH": f"{ROOT}{os.pathsep}{models}", "HF_HUB_OFFLINE": "1"},
         check=False,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from errors import VoiceActivityUnavailable
+from tests.engines import FOR_TORCH
 from tests.growing import growing
 from tests.speech import sample_call, speech_file
 from transcription import pcm as pcm_module
@@ -144,6 +145,8 @@ async def test_pyannote_agrees_on_where_the_call_begins(
 ) -> None:
     """The real model from the whisperx package, in its own process. It needs the whole call, so that is waited for."""
     monkeypatch.setattr(pcm_module, "POLL_S", 0)
+    for name, value in FOR_TORCH.items():
+        monkeypatch.setenv(name, value)
     async with growing(tmp_path / "a.pcm", call, [300_000, 300_001]) as pcm:
         segments = [segment async for segment in SpeechCutter().segments(pcm, VoiceActivity.PYANNOTE)]
     assert 6.0 <= segments[0].start_s <= 6.9

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import wave
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -17,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from ffmpeg import FFmpeg
-from tests.engines import pcm
+from tests.engines import FOR_TORCH, pcm
 from tests.integration.test_service import OPTIONS, parts
 from tests.speech import ROOT, sample_call, speech_file, spoken
 from tests.stand_ins.sitecustomize import models_shared_dir
@@ -38,11 +37,9 @@ def shared(name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The diarization pipeline's config.yaml, in a folder that may be written to."""
+    """Where the diarization pipeline's config.yaml will be: beside its parts, in a folder that may be written to."""
     target = tmp_path_factory.mktemp("models") / "diarization"
     shutil.copytree(shared("diarization"), target, copy_function=shutil.copyfile)
-    environment = os.environ | {"PYTHONPATH": str(target)}
-    subprocess.run([sys.executable, "-W", "ignore", "write_config.py"], cwd=target, env=environment, check=True)
     return target / "config.yaml"
 
 
@@ -54,6 +51,9 @@ async def transcriber(tmp_path_factory: pytest.TempPathFactory, pipeline: Path) 
     config = {"model": str(pipeline), "token": None, "model_dir": str(folder / "models"), "models_bytes": 2**31}
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PYTHONPATH", os.pathsep.join(map(str, (STAND_INS, pipeline.parent, ROOT))))
+        environment.setenv("DIARIZATION_DIR", str(pipeline.parent))
+        for name, value in FOR_TORCH.items():
+            environment.setenv(name, value)
         async with parts(folder, config=config, local_only=True, log_level="warning") as (transcriber, _):
             yield transcriber
 

@@ -20,6 +20,8 @@ from transcription.alignment_text import AlignmentRequest
 from transcription.core import SAMPLE_RATE, Segment
 
 if TYPE_CHECKING:
+    import torch
+
     from transcription.alignment import Aligner
 
 
@@ -42,6 +44,23 @@ def by_whisperx(aligner: Aligner, request: AlignmentRequest) -> list[dict[str, A
     found = whisperx.alignment.align([segment], aligner._model, metadata, sound, "cpu")
     words: list[dict[str, Any]] = found["word_segments"]
     return words
+
+
+class Remembering:
+    """A model that hears each sound once: ours and WhisperX's call are the same, and its encoder takes a second.
+
+    Known again by all of its samples, so who is given another sound hears another.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._heard: dict[bytes, Any] = {}
+
+    def __call__(self, waves: torch.Tensor, **more: Any) -> Any:
+        key = waves.numpy().tobytes()
+        if key not in self._heard:
+            self._heard[key] = self._model(waves, **more)
+        return self._heard[key]
 
 
 def small_models() -> dict[str, tuple[Any, str]]:
@@ -145,9 +164,11 @@ def main(told: dict[str, Any]) -> dict[str, Any]:
     aligner = Aligner.load("en", None, "cpu", None, local_only=True)
     requests = requests_of(told["requests"])
     compared = requests[: told["compared"]]
+    size = aligner.bytes
+    vars(aligner)["_model"] = Remembering(aligner._model)
     return {
         "torch_before": torch_before,
-        "bytes": aligner.bytes,
+        "bytes": size,
         "ours": [None if words is None else [asdict(word) for word in words] for words in aligner.align(requests)],
         "whisperx": [by_whisperx(aligner, request) for request in compared],
         "batches": batches(),

@@ -1,8 +1,9 @@
-"""A small English alignment model in place of the one that WhisperX would fetch.
+"""A small English alignment model, and a pipeline that tells speakers apart, in place of what WhisperX would fetch.
 
 For child processes of tests: with PYTHONPATH=tests/stand_ins, Python imports this module at its start. Nothing else is
 imported then. When the program itself imports `whisperx.alignment`, that module's `load_align_model` is replaced by one
 which gives the stand-in for "en" where no model is named or WhisperX's default, and asks WhisperX's own for all else.
+When it imports `whisperx.diarize`, the config.yaml of the pipeline in the folder DIARIZATION_DIR is written.
 
 The stand-in lies in MODELS_SHARED_DIR (default: ../shared/models beside the project), its encoder is Whisper `base`
 from the packaged weights, which ALIGNMENT_WHISPER_DIR may name as a joined folder; without it they are joined in a
@@ -14,16 +15,16 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import os
+import runpy
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-PATCHED = "whisperx.alignment"
 
 
 def models_shared_dir() -> Path:
@@ -65,35 +66,48 @@ def replace_in(module: ModuleType) -> None:
     module.load_align_model = load_align_model  # type: ignore[attr-defined]
 
 
-class Replacing(Loader):
-    """Loads the module as usual, then replaces its function."""
+def write_pipeline(_: ModuleType) -> None:
+    """Here, since it takes pyannote: for a process of its own, that alone would be most of the work."""
+    if folder := os.environ.get("DIARIZATION_DIR"):
+        runpy.run_path(f"{folder}/write_config.py")
 
-    def __init__(self, usual: Loader) -> None:
+
+ON_IMPORT: dict[str, Callable[[ModuleType], None]] = {
+    "whisperx.alignment": replace_in,
+    "whisperx.diarize": write_pipeline,
+}
+
+
+class Adding(Loader):
+    """Loads the module as usual, then does what is to be done with it."""
+
+    def __init__(self, usual: Loader, then: Callable[[ModuleType], None]) -> None:
         self._usual = usual
+        self._then = then
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         return self._usual.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         self._usual.exec_module(module)
-        replace_in(module)
+        self._then(module)
 
 
 class Finder(MetaPathFinder):
-    """Finds `whisperx.alignment` where Python would, and gives it the loader above."""
+    """Finds these modules where Python would, and gives them the loader above."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name != PATCHED:
+        if name not in ON_IMPORT:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = Replacing(spec.loader)
+            spec.loader = Adding(spec.loader, ON_IMPORT[name])
         return spec
 
 
-if PATCHED in sys.modules:
-    replace_in(sys.modules[PATCHED])
-elif not any(isinstance(finder, Finder) for finder in sys.meta_path):
+for name in ON_IMPORT.keys() & sys.modules.keys():
+    ON_IMPORT[name](sys.modules[name])
+if not any(isinstance(finder, Finder) for finder in sys.meta_path):
     sys.meta_path.insert(0, Finder())
