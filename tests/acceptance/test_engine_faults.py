@@ -17,9 +17,11 @@ import pytest
 from tests.acceptance import sounds
 from tests.acceptance.server import Server, running
 from tests.acceptance.test_hangup import begin
-from tests.speech import sample_call, spoken
+from tests.acceptance.test_jobs import last_words
+from tests.speech import spoken
 
-MINUTES = 2
+SEGMENTS = 16
+"""Of speech: work for the engine for some seconds, several batches for each of its streams."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def engine_pid(server: Server) -> int | None:
 
 
 def status_of(server: Server, path: str) -> int:
-    return httpx.get(f"{server.address}{path}", timeout=30).status_code
+    return httpx.get(f"{server.address}{path}", timeout=30, verify=False).status_code
 
 
 def transcribed(server: Server, recording: bytes, **options: str) -> httpx.Response:
@@ -50,8 +52,8 @@ def transcribed(server: Server, recording: bytes, **options: str) -> httpx.Respo
 
 
 def long_call(folder: Path) -> bytes:
-    """The telephone call again and again: work for the engine for some seconds."""
-    return sounds.repeated(sounds.excerpt(sample_call(), 30, folder), 2 * MINUTES)
+    """The end of the telephone call again and again."""
+    return last_words(folder / "long.wav", SEGMENTS).read_bytes()
 
 
 def told(server: Server, event: str) -> list[dict[str, Any]]:
@@ -73,6 +75,7 @@ def test_a_killed_engine_costs_its_callers_nothing_but_time(hurt: Server, tmp_pa
         asked = callers.submit(transcribed, hurt, recording)
         hurt.wait_until(lambda: batches(hurt) > before)
         os.kill(victim, signal.SIGKILL)
+        assert not asked.done()
         hurt.wait_until(lambda: status_of(hurt, "/ready") == 503)
         assert status_of(hurt, "/health") == 200
         hurt.wait_until(lambda: status_of(hurt, "/ready") == 200)
@@ -98,7 +101,7 @@ def test_twenty_requests_at_once_load_a_model_once(hurt: Server, tmp_path: Path)
     """Each would load it for itself elsewhere, and the memory would be gone."""
     recording = spoken("The quick brown fox jumps over the lazy dog.", tmp_path / "fox.wav").read_bytes()
     with ThreadPoolExecutor(20) as callers:
-        answers = list(callers.map(lambda _: transcribed(hurt, recording, model_size="base"), range(20)))
+        answers = list(callers.map(lambda _: transcribed(hurt, recording, model_size="base", beam_size="1"), range(20)))
     assert [answer.status_code for answer in answers] == [200] * 20
     assert all("fox" in answer.json()["text"] for answer in answers)
     assert [line["model"] for line in told(hurt, "model loaded")].count("base") == 1
@@ -127,17 +130,6 @@ def test_a_killed_server_leaves_no_engine(tmp_path: Path) -> None:
         # Its new parent reaps it; where that takes its time, it is dead all the same.
         gone, _ = psutil.wait_procs([process], timeout=30)
         assert gone or process.status() == psutil.STATUS_ZOMBIE
-
-
-def test_what_runs_at_a_stop_may_end(tmp_path: Path) -> None:
-    """A deployment costs nobody an answer that is nearly there."""
-    with running(tmp_path, SHUTDOWN_GRACE_S="120") as server:
-        with ThreadPoolExecutor() as callers:
-            asked = callers.submit(transcribed, server, long_call(tmp_path))
-            server.wait_until(lambda: batches(server) > 0)
-            server.process.terminate()
-            assert asked.result().status_code == 200
-        server.process.wait(60)
 
 
 def test_what_does_not_end_within_the_grace_is_told_and_cleaned_up(tmp_path: Path) -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.acceptance import sounds
 from tests.acceptance.server import Server, running
 from tests.acceptance.test_hangup import begin, hung_up
+from tests.acceptance.test_jobs import last_words
 from tests.speech import sample_call
 
 AT_ONCE = 6
+SEGMENTS = 16
+"""Of a recording that is at work for some seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +30,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def send(server: Server, **headers: str) -> httpx.Response:
+def send(server: Server, recording: bytes | None = None, **headers: str) -> httpx.Response:
+    """Without *recording*, the sample call."""
     with server.client() as client:
-        return client.post("/transcribe", files={"file": ("call.wav", sample_call().read_bytes())}, headers=headers)
+        files = {"file": ("call.wav", recording or sample_call().read_bytes())}
+        return client.post("/transcribe", files=files, headers=headers)
 
 
 def transcriptions(server: Server) -> dict[str, Any]:
@@ -51,7 +60,7 @@ def test_what_the_line_cannot_take_is_refused_and_may_come_back(small: Server) -
     for answer in refused:
         assert answer.json()["code"] == "QUEUE_FULL"
         assert 1 <= int(answer.headers["Retry-After"]) <= 120
-    assert send(small).status_code == 200
+    assert send(small, sounds.silence(1)).status_code == 200
 
 
 def test_the_timings_tell_of_the_wait(small: Server) -> None:
@@ -80,16 +89,43 @@ def test_who_hangs_up_in_the_line_leaves_no_trace(small: Server) -> None:
     small.wait_until(lambda: all(hung_up(small, f"gone-in-line-{number}") for number in range(3)))
     wait_until_idle(small)
     assert small.in_flight() == []
-    assert send(small).status_code == 200
+    assert send(small, sounds.silence(1)).status_code == 200
 
 
-def test_a_stop_sends_home_who_waits(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Eight seconds are for what is at work; nobody should wait them out to be told to go."""
+@dataclass(frozen=True)
+class Stop:
+    """What became of a server that was stopped, and of two requests: one was at work, one waited."""
+
+    at_work: httpx.Response
+    waited: httpx.Response
+    ended: bool
+
+
+@pytest.fixture(scope="module")
+def stop(tmp_path_factory: pytest.TempPathFactory) -> Stop:
+    folder = tmp_path_factory.mktemp("stop")
+    long = last_words(folder / "long.wav", SEGMENTS).read_bytes()
     settings = {"MAX_CONCURRENT_TRANSCRIPTIONS": "1", "SHUTDOWN_GRACE_S": "60"}
-    with running(tmp_path_factory.mktemp("stop"), **settings) as server, ThreadPoolExecutor(2) as callers:
-        asked = [callers.submit(send, server) for _ in range(2)]
+    with running(folder, **settings) as server, ThreadPoolExecutor(2) as callers:
+        at_work = callers.submit(send, server, long)
+        server.wait_until(lambda: transcriptions(server)["active"] == 1)
+        waits = callers.submit(send, server)
         server.wait_until(lambda: transcriptions(server)["waiting"] == 1)
+        server.wait_until(lambda: any(str(line.get("event")).endswith("batch decoded") for line in server.lines()))
         server.process.terminate()
-        answers = sorted((one.result() for one in asked), key=lambda answer: answer.status_code)
-        assert [answer.status_code for answer in answers] == [200, 503]
-        assert answers[1].json()["code"] == "SHUTTING_DOWN"
+        answers = at_work.result(), waits.result()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.process.wait(60)
+        return Stop(*answers, ended=server.process.poll() is not None)
+
+
+def test_a_stop_sends_home_who_waits(stop: Stop) -> None:
+    """Eight seconds are for what is at work; nobody should wait them out to be told to go."""
+    assert (stop.waited.status_code, stop.waited.json()["code"]) == (503, "SHUTTING_DOWN")
+
+
+def test_what_runs_at_a_stop_may_end(stop: Stop) -> None:
+    """A deployment costs nobody an answer that is nearly there. All of it: it had only begun."""
+    assert stop.at_work.status_code == 200
+    assert len(stop.at_work.json()["segments"]) == SEGMENTS
+    assert stop.ended

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,37 @@ import pytest
 from tests.acceptance.server import Server, running
 from tests.speech import sample_call
 
-REPEATS = 5
-"""Of the sample call: so long that a server can be killed while it is at it, segment after segment."""
+REPEATS = 8
+"""Of the sample call's last words: so long that a server can be killed while it is at it, segment after segment."""
+WORDS_S = 8.0
+SILENCE_S = 4.0
+"""Speech on both sides of so much silence is never one segment."""
 SLOWLY = {"BATCH_SIZE": "1", "ENGINE_STREAMS": "1", "SHUTDOWN_GRACE_S": "0"}
+
+
+def last_words(path: Path, times: int) -> Path:
+    """The last words of the sample call, so many times over, as a new file at *path*: a segment each time."""
+    with wave.open(str(sample_call())) as call, wave.open(str(path), "wb") as long:
+        long.setparams(call.getparams())
+        rate, frame_bytes = call.getframerate(), call.getnchannels() * call.getsampwidth()
+        call.setpos(call.getnframes() - round(WORDS_S * rate))
+        words = call.readframes(call.getnframes())
+        for _ in range(times):
+            long.writeframes(words)
+            long.writeframes(bytes(round(SILENCE_S * rate) * frame_bytes))
+    return path
 
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recording") / "long.wav"
-    with wave.open(str(sample_call())) as call, wave.open(str(path), "wb") as long:
-        long.setparams(call.getparams())
-        samples = call.readframes(call.getnframes())
-        for _ in range(REPEATS):
-            long.writeframes(samples)
-    return path
+    return last_words(tmp_path_factory.mktemp("recording") / "long.wav", REPEATS)
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that finishes one segment after another."""
+    with running(tmp_path_factory.mktemp("slow"), **SLOWLY) as server:
+        yield server
 
 
 def handed_in(client: httpx.Client, recording: Path, **headers: str) -> str:
@@ -90,8 +108,8 @@ def test_a_job_outlives_a_kill_and_a_stop(tmp_path: Path, recording: Path) -> No
     assert events[-1][1] == "succeeded"
 
 
-def test_who_reconnects_misses_no_event_of_a_job_that_runs(tmp_path: Path, recording: Path) -> None:
-    with running(tmp_path, **SLOWLY) as server, server.client() as client:
+def test_who_reconnects_misses_no_event_of_a_job_that_runs(slow: Server, recording: Path) -> None:
+    with slow.client() as client:
         job = handed_in(client, recording)
         before = ""
         with client.stream("GET", f"/jobs/{job}/events") as stream:
@@ -108,12 +126,12 @@ def test_who_reconnects_misses_no_event_of_a_job_that_runs(tmp_path: Path, recor
     assert re.search(r'"text": ?"', rest)
 
 
-def test_a_running_job_is_cancelled_and_another_goes_on(tmp_path: Path, recording: Path) -> None:
-    with running(tmp_path, **SLOWLY) as server, server.client() as client:
+def test_a_running_job_is_cancelled_and_another_goes_on(slow: Server, recording: Path) -> None:
+    with slow.client() as client:
         job, other = handed_in(client, recording), handed_in(client, sample_call())
-        server.wait_until(lambda: half_done(client, job))
+        slow.wait_until(lambda: half_done(client, job))
         client.delete(f"/jobs/{job}")
-        server.wait_until(lambda: state(client, job)["state"] == "cancelled", 30)
-        done(server, client, other)
+        slow.wait_until(lambda: state(client, job)["state"] == "cancelled", 30)
+        done(slow, client, other)
         assert client.get(f"/jobs/{job}/result").json()["code"] == "JOB_CANCELLED"
-        server.wait_until(lambda: server.in_flight() == [])
+        slow.wait_until(lambda: slow.in_flight() == [])

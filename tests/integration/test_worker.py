@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import wave
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,15 +37,14 @@ from jobs.uploads import UploadStore
 from metrics import Metrics
 from reservation import Work
 from tests.acceptance.server import ROOT, environment, running
+from tests.acceptance.test_jobs import SILENCE_S, WORDS_S, last_words
 from tests.brokers import free_port, rabbitmq_server, redis_server, waiting_at
 from tests.databases import database_of_its_own, postgresql_server, sqlite_in
 from tests.fakes import FakeFetcher, FakeTranscriber, make_admission, make_database
-from tests.speech import sample_call
 from transcription.core import Transcript, TranscriptionOptions
 from worker import Worker, made_app
 
-SPEECH_S = 8.0
-CALL_S = 12.0
+CALL_S = WORDS_S + SILENCE_S
 
 
 class Site:
@@ -172,17 +170,7 @@ def desk(site: Site, publisher: Publisher) -> Desk:
 
 def call(folder: Path, times: int = 1) -> Path:
     """The last words of the sample call, so many times over: a new file each time, as the desk takes it away."""
-    path = folder / f"{os.urandom(4).hex()}.wav"
-    with wave.open(str(sample_call())) as source, wave.open(str(path), "wb") as target:
-        target.setparams(source.getparams())
-        rate, frame_bytes = source.getframerate(), source.getnchannels() * source.getsampwidth()
-        source.setpos(source.getnframes() - int(SPEECH_S * rate))
-        frames = source.readframes(source.getnframes())
-        for _ in range(times):
-            target.writeframes(frames)
-            # Speech on both sides of so much silence is never one segment.
-            target.writeframes(bytes(int((CALL_S - SPEECH_S) * rate) * frame_bytes))
-    return path
+    return last_words(folder / f"{os.urandom(4).hex()}.wav", times)
 
 
 def asked(times: int = 1, **more: Any) -> NewJob:
@@ -222,12 +210,12 @@ async def test_a_message_that_comes_three_times_gives_one_result(
     assert site.store.get(job.id).attempt == 1
 
 
-async def test_a_job_of_which_no_message_tells_is_found(site: Site) -> None:
+async def test_a_job_of_which_no_message_tells_is_found(site: Site, desk: Desk) -> None:
     """A broker that lost its memory loses no job."""
-    desk = site.desk(publisher=None)
-    # One that starts looks for jobs anyhow.
-    site.wait_until(lambda: any(member.facts.loaded for member in site.fleet.members()))
-    assert (await transcript_of(desk, await desk.submit(asked(), call(site.folder)))).segments
+    # A worker that starts, or is told of another job, looks for jobs anyhow.
+    await over(desk, await desk.submit(asked(), call(site.folder)))
+    untold = site.desk(publisher=None)
+    assert (await transcript_of(untold, await untold.submit(asked(), call(site.folder)))).segments
 
 
 def test_a_server_with_a_broker_has_no_engine_and_answers_all_the_same(site: Site) -> None:
