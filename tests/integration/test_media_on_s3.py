@@ -37,7 +37,11 @@ class Server:
     def start(self) -> None:
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)], stdout=log, stderr=log
+                [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],
+                # Compiled anew at each start otherwise, where nobody writes bytecode.
+                env=os.environ | {"PYTHONDONTWRITEBYTECODE": ""},
+                stdout=log,
+                stderr=log,
             )
         deadline = time.monotonic() + 60
         while "Running on http" not in (told := self._log.read_text()):
