@@ -44,6 +44,8 @@ COPY downloads downloads
 COPY jobs jobs
 COPY transcription transcription
 COPY deploy/container.py deploy/container.py
+# Once, and not at each start: its user may write nothing here.
+RUN python -m compileall -q .
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "/app/deploy/container.py", "--healthy"]

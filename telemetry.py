@@ -14,9 +14,8 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_LINK = re.compile(
-    r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?:[^\s/?#@'\"]*@)?(?P<place>[^\s?#'\"]*)(?P<query>\?[^\s'\"]*)?"
-)
+_LINK = re.compile(r"://(?:[^\s/?#@'\"]*@)?(?P<place>[^\s?#'\"]*)(?P<query>\?[^\s'\"]*)?")
+"""From after a scheme, which may be anything: looking for where it begins would take the square of a line's length."""
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 _SECRET_NAMES = frozenset(
     {"api_key", "api_keys", "authorization", "cookie", "hf_token", "password", "proxy", "token", "x-api-key"}
@@ -160,4 +159,4 @@ class Redaction:
 
 
 def _place_only(link: re.Match[str]) -> str:
-    return link["scheme"] + link["place"] + ("?…" if link["query"] else "")
+    return "://" + link["place"] + ("?…" if link["query"] else "")

@@ -63,6 +63,8 @@ class Keys:
         self._reading: asyncio.Task[None] | None = None
         self._familiar: set[bytes] = set()
         """Digests of keys that have opened: whoever shares an address with a stranger is not shut out with him."""
+        self._guesses: set[bytes] = set()
+        """Digests that are being looked for: the same one, many times at once, is one guess."""
         self._failures = Failures() if failures is None else failures
         self._clock = clock
         self._wall_clock = wall_clock
@@ -78,22 +80,37 @@ class Keys:
         if not sent:
             raise Unauthorized
         digest = digest_of(sent[0])
-        if digest not in self._familiar:
-            self._failures.check(address)
-        key = await self._found(digest) if len(sent) == 1 else None
+        if digest in self._familiar or digest in self._guesses:
+            key = await self._found(digest) if len(sent) == 1 else None
+        else:
+            key = await self._guessed(digest, address, once=len(sent) == 1)
         if key is None:
             self._familiar.discard(digest)
-            self._failures.note(address)
             raise Unauthorized
         self._familiar.add(digest)
+        return key
+
+    async def _guessed(self, digest: bytes, address: str, *, once: bool) -> Key | None:
+        """As `_found`, for a key that has not opened before. Raises TooManyFailures."""
+        self._failures.check(address)
+        # Counted before it is looked for: else all that come at once would be looked for, and whoever hangs up, free.
+        self._failures.note(address)
+        self._guesses.add(digest)
+        try:
+            key = await self._found(digest) if once else None
+        except StoreUnavailable:
+            self._failures.forgive(address)
+            raise
+        finally:
+            self._guesses.discard(digest)
+        if key is not None:
+            self._failures.forgive(address)
         return key
 
     async def _found(self, digest: bytes) -> Key | None:
         if own := _matching(self._own, digest):
             return own
-        await self.look(FRESH_S if _matching(self._stored, digest) else UNKNOWN_S)
-        if self._clock() - self._read_at > STALE_S:
-            raise StoreUnavailable
+        await self._look(FRESH_S if _matching(self._stored, digest) else UNKNOWN_S)
         stored = _matching(self._stored, digest)
         return stored if stored and stored.opens_at(self._wall_clock()) else None
 
@@ -101,6 +118,20 @@ class Keys:
         """Whether *key*, which has opened before, still does: for what lasts. Raises Unauthorized, StoreUnavailable."""
         if await self._found(key.digest) is None:
             raise Unauthorized("The key opens nothing any more.")
+
+    async def check_owner(self, owner: str) -> None:
+        """Whether any key of *owner* still opens: for what lasts and was opened by a token. Raises as `check`."""
+        if owner in self._own:
+            return
+        await self._look(FRESH_S)
+        if not any(key.owner == owner and key.opens_at(self._wall_clock()) for key in self._stored.values()):
+            raise Unauthorized
+
+    async def _look(self, at_most_s: float) -> None:
+        """As `look`. Raises StoreUnavailable where nobody could look for so long that keys are not believed."""
+        await self.look(at_most_s)
+        if self._clock() - self._read_at > STALE_S:
+            raise StoreUnavailable
 
     async def look(self, at_most_s: float = 0.0) -> None:
         """Read the stored keys, unless they were read in the last *at_most_s* seconds. One look serves all callers."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
+from access.keys import Key
 from api.event_stream import HEARTBEAT, HEARTBEAT_S, EventStream, documented, message, rounded
 from api.job_description import JobProgress, JobQueue, described
 from api.problems import responses
@@ -87,31 +88,43 @@ async def get_events(
     parts = services(request)
     # Who has the job's token may read its events, whosever job it is.
     job = await asyncio.to_thread(parts.desk.store.get, id, request.state.key_name)
+    opener: Key | None = request.state.key
+
+    async def still_open() -> None:
+        if opener:
+            await parts.keys.check(opener)
+        else:
+            await parts.keys.check_owner(job.key)
+
+    await still_open()
     # A browser that comes back sends its header, and still the query that it began with.
     after = min((from_query or 0) if last_event_id is None else last_event_id, job.events)
     if job.state.is_over and after == job.events:
         # NOTE: the one answer after which an EventSource does not come back.
         return Response(status_code=204)
-    return EventStream(followed(parts, id, after))
+    return EventStream(followed(parts, id, after, still_open))
 
 
 async def followed(
     parts: Services,
     job_id: str,
     after: int,
+    still_open: Callable[[], Awaitable[None]],
     *,
     look_s: float = LOOK_S,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncGenerator[str]:
-    """The job's events after the number *after*, and how it stands, until it is over, gone, or this server stops."""
+    """The job's events after the number *after*, and how it stands, until it is over, gone, or this server stops, or
+    *still_open* raises Unauthorized."""
     following = _Following(parts, job_id, after, clock)
     with parts.desk.bells.listening(job_id) as news:
         yield f"retry: {RETRY_MS}\n\n"
         told_at = clock()
         while not _stops(parts):
             try:
+                await still_open()
                 messages = await following.look()
-            except JobNotFound:
+            except (JobNotFound, Unauthorized):
                 return
             except StoreUnavailable as error:
                 # NOTE: an EventSource that came back now would be refused, and give up.

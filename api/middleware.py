@@ -20,6 +20,8 @@ from telemetry import request_bound, request_id
 
 LINGER_S = 2.0
 LINGER_BYTES = 4 * 1024 * 1024
+MOST_PATH_CHARS = 512
+"""Of a path in the log: what strangers ask for may be long, and stands there twice."""
 
 log = structlog.get_logger("api")
 
@@ -154,9 +156,10 @@ def _has_two_ends(headers: Headers) -> bool:
 
 
 def _path(scope: Scope) -> str:
-    """The path as it was sent: still percent-encoded, so that it cannot break a log line; without the query."""
+    """The path as it was sent: still percent-encoded, so that it cannot break a log line; without the query, and cut
+    where no path of ours goes on."""
     raw: bytes = scope.get("raw_path") or scope["path"].encode("unicode_escape")
-    return raw.decode("ascii", "backslashreplace").partition("?")[0]
+    return raw.decode("ascii", "backslashreplace").partition("?")[0][:MOST_PATH_CHARS]
 
 
 async def _start_without_trace(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

@@ -158,6 +158,7 @@ async def require_key_or_token(
     refuse_strange_bind(request)
     if not hmac.compare_digest(token.encode(), stream_token(services(request), id).encode()):
         raise Unauthorized
+    request.state.key = None
     request.state.key_name = None
 
 

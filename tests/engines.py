@@ -18,9 +18,8 @@ OPTIONS = TranscriptionOptions("tiny.en", "en")
 
 TWO_STREAMS = Placement(streams=2)
 
-FOR_TORCH = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
-"""Environment of processes with torch. One thread: beside another test, more take longer. Bytecode is kept, also where
-Python is told to keep none: two thirds of their start is compiling."""
+FOR_TORCH = {"OMP_NUM_THREADS": "1"}
+"""Environment of processes with torch. Beside another test, more threads take longer."""
 
 
 def weights_in(folder: Path) -> Callable[[str], Weights]:

@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from access.keyring import Keys
 from access.keys import configured
 from api.events import HEARTBEAT_S, LINE_LOOK_S, PAGE, EventStream, followed
-from errors import DownloadFailed, told_of
+from errors import DownloadFailed, Unauthorized, told_of
 from jobs.journal import SEGMENT_RESULT
 from jobs.leases import Leases
 from jobs.model import LANGUAGE, SEGMENT, Event, Job, NewJob, Stage, State
@@ -98,7 +98,11 @@ def worker(parts: Parts) -> Worker:
 
 
 def stream(parts: Parts, job: Job, after: int = 0, **how: Any) -> AsyncGenerator[str]:
-    return followed(parts.services, job.id, after, **{"look_s": NEVER_S} | how)
+    return followed(parts.services, job.id, after, opens, **{"look_s": NEVER_S} | how)
+
+
+async def opens() -> None:
+    """The key does."""
 
 
 async def next_of(stream: AsyncGenerator[str]) -> Message:
@@ -254,6 +258,35 @@ async def test_a_token_opens_the_events_of_its_own_job_without_a_key(
         ):
             answer = await anybody.get(refused)
             assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHORIZED"), refused
+
+
+async def test_a_stream_ends_with_the_key_that_opened_it(parts: Parts, worker: Worker) -> None:
+    """Whoever has lost a key must not go on reading what is said."""
+    job = worker.new()
+    is_open = [True]
+
+    async def still_open() -> None:
+        if not is_open[0]:
+            raise Unauthorized
+
+    events = followed(parts.services, job.id, 0, still_open, look_s=0.01)
+    assert (await anext(events)).startswith("retry:")
+    # As it was handed in, and its place in the line.
+    assert [(await next_of(events)).event for _ in range(2)] == ["queued"] * 2
+    is_open[0] = False
+    assert [told async for told in events] == []
+
+
+async def test_a_token_ends_with_its_owners_last_key(
+    client: httpx.AsyncClient, app: Any, parts: Parts, worker: Worker
+) -> None:
+    """Nobody can revoke the token itself."""
+    job = worker.done()
+    url = (await client.get(f"/jobs/{job.id}")).json()["events_url"]
+    parts.services.keys._own.clear()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as anybody:
+        answer = await anybody.get(url)
+    assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHORIZED")
 
 
 async def test_another_keys_job_is_not_there(client: httpx.AsyncClient, worker: Worker) -> None:

@@ -99,6 +99,13 @@ async def test_one_line_a_request_without_its_query(app: FastAPI, logged: list[d
     assert "abc" not in str(logged)
 
 
+async def test_a_long_path_is_cut_in_the_log(app: FastAPI, logged: list[dict[str, Any]]) -> None:
+    """A stranger must not fill the log's disk thousands of characters at a time."""
+    await Caller("/" + "a" * 60_000, method="GET").call(app)
+    (line,) = [entry for entry in logged if "duration_ms" in entry]
+    assert len(str(line)) < 2_000
+
+
 async def test_an_unexpected_exception_is_told_to_the_log_alone(
     app: FastAPI, parts: Parts, logged: list[dict[str, Any]]
 ) -> None:

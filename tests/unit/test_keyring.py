@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import threading
 
@@ -230,6 +231,51 @@ async def test_whoever_shares_an_address_with_a_stranger_is_not_shut_out(clock: 
     with pytest.raises(TooManyFailures):
         await keys.admit([b"wrong"], "192.0.2.1")
     await keys.admit([b"own-key"], "192.0.2.1")
+
+
+async def test_guesses_that_come_at_once_are_counted_at_once(clock: Clock) -> None:
+    """Each waits for a look at the store: whoever sends all before the first is over gets no more of them."""
+    keys = ring(Shelf(stored("a-key")), clock, failures=Failures(3, clock))
+    guesses = [keys.admit([str(number).encode()], "192.0.2.1") for number in range(10)]
+    told = await asyncio.gather(*guesses, return_exceptions=True)
+    assert [type(one) for one in told] == [Unauthorized] * 3 + [TooManyFailures] * 7
+
+
+async def test_one_right_key_may_come_many_times_at_once(clock: Clock) -> None:
+    """A client opens its connections together, after a restart of this server; and a right guess costs nothing."""
+    keys = ring(Shelf(stored("a-key")), clock, failures=Failures(1, clock))
+    came = await asyncio.gather(*(keys.admit([b"a-key"], "192.0.2.1") for _ in range(10)))
+    assert {key.owner for key in came} == {"@alice"}
+    with pytest.raises(Unauthorized):
+        await keys.admit([b"wrong"], "192.0.2.1")
+
+
+async def test_a_guess_that_nobody_could_look_up_costs_nothing(clock: Clock) -> None:
+    """The store's failure is not the caller's."""
+    shelf = Shelf(stored("a-key"))
+    keys = ring(shelf, clock, failures=Failures(1, clock))
+    shelf.away = True
+    with pytest.raises(StoreUnavailable):
+        await keys.admit([b"a-key"], "192.0.2.1")
+    shelf.away = False
+    assert await keys.admit([b"a-key"], "192.0.2.1")
+
+
+async def test_an_owner_has_a_key_as_long_as_one_opens(clock: Clock) -> None:
+    """What a token has opened ends with the last of them."""
+    first, second = stored("first"), stored("second", expires_at=clock.now + 100)
+    shelf = Shelf(first, second)
+    keys = ring(shelf, clock)
+    await keys.check_owner("@alice")
+    shelf.keys[0] = dataclasses.replace(first, revoked_at=1.0)
+    clock.now += FRESH_S
+    await keys.check_owner("@alice")
+    clock.now += 100
+    with pytest.raises(Unauthorized):
+        await keys.check_owner("@alice")
+    await keys.check_owner((await keys.admit([b"own-key"])).owner)
+    with pytest.raises(Unauthorized):
+        await keys.check_owner("@nobody")
 
 
 async def test_a_request_without_a_key_is_no_guess(clock: Clock) -> None:

@@ -95,6 +95,15 @@ def test_links_lose_their_credentials_and_their_query() -> None:
     assert "https://host/a.mp3?…" in text
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("text", ["a" * 2_000_000 + "_://", "a://#" * 400_000, "://@" * 500_000, "://?" * 500_000])
+def test_no_line_takes_the_square_of_its_length(text: str) -> None:
+    """Strangers choose the path that is logged: minutes on one line would be a server that stands still."""
+    stream = log_to()
+    structlog.get_logger("api").info(text)
+    assert len(lines(stream)) == 1
+
+
 def test_known_secrets_and_telling_names_are_hidden_even_in_traces() -> None:
     """A library may put a key into its exception's text."""
     stream = log_to(hidden=("sekrit-key-1",))
