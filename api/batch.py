@@ -14,19 +14,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Request, Response
-from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
 from access.keys import Scope
 from api.handing_in import IdempotencyKey
 from api.hangup import while_connected
 from api.job_description import described
-from api.parameters import Parameters, documentation, parse
+from api.parameters import Parameters, Reference, documentation, parse
 from api.problems import InvalidParameters, responses
 from api.providers import check_provider, decided, work_of
 from api.security import check_scope, key_name, require_key
 from api.services import Services, services
 from api.transcribe import TranscribeParameters, options_of
-from api.uploads import MAX_FORM_BYTES, read_body
+from api.uploads import MAX_FORM_BYTES, MAX_PARTS, JsonObject, read_body
 from errors import (
     IdempotencyConflict,
     InvalidLink,
@@ -57,6 +57,9 @@ from transcription.core import Priority
 router = APIRouter(tags=["jobs"], dependencies=[Depends(require_key)])
 
 MOST_ENTRIES = 1000
+MOST_LOOKS = 4
+"""Entries that are looked at at once, each in a thread: some cost 40 ms of CPU, and others need threads, too."""
+
 _OF_THE_BATCH = frozenset({"file", "audio_file", "url", "mode", "callback_url"})
 """What a batch says outside of its options, or not at all."""
 
@@ -69,21 +72,22 @@ _EXAMPLE = {
 
 def _pairs(value: Any) -> Any:
     """The body's reader gives an object as its pairs, so that a name that comes twice is seen."""
-    if isinstance(value, list) and value and all(isinstance(pair, tuple) for pair in value):
-        return value
-    if value in ([], {}):
-        return []
+    if isinstance(value, JsonObject) and len(value) > MAX_PARTS:
+        raise ValueError(f"must be at most {MAX_PARTS} parameters")
+    if isinstance(value, JsonObject) or value in ([], {}):
+        return list(value)
     raise ValueError("must be an object of parameters")
-
-
-Reference = Annotated[str, StringConstraints(max_length=4096)]
 
 
 class BatchParameters(Parameters):
     """What a batch is made of."""
 
-    urls: list[Reference] = Field([], description="Links to audio or video: each is fetched, then transcribed.")
-    files: list[Reference] = Field([], description="Ids or paths of files on the server, as `audio_file` takes them.")
+    urls: list[Reference] = Field(
+        [], max_length=MOST_ENTRIES, description="Links to audio or video: each is fetched, then transcribed."
+    )
+    files: list[Reference] = Field(
+        [], max_length=MOST_ENTRIES, description="Ids or paths of files on the server, as `audio_file` takes them."
+    )
     options: Annotated[
         list[tuple[str, Any]], BeforeValidator(_pairs), WithJsonSchema({"type": "object", "default": {}})
     ] = Field([], description="Parameters of /transcribe, the same for all.")
@@ -270,7 +274,8 @@ def _pattern(parts: Services, asked: BatchParameters) -> NewJob:
 
 async def _checked(parts: Services, pattern: NewJob, entries: Sequence[_Entry]) -> list[float | None]:
     """Each entry's length in seconds, where it is known. Raises InvalidParameters that names all that are refused."""
-    found = await asyncio.gather(*(_size_s(parts, pattern, entry) for entry in entries), return_exceptions=True)
+    looks = asyncio.Semaphore(MOST_LOOKS)
+    found = await asyncio.gather(*(_size_s(parts, pattern, entry, looks) for entry in entries), return_exceptions=True)
     faults: list[tuple[str, str]] = []
     sizes_s: list[float | None] = []
     for entry, one in zip(entries, found, strict=True):
@@ -281,16 +286,17 @@ async def _checked(parts: Services, pattern: NewJob, entries: Sequence[_Entry]) 
         else:
             sizes_s.append(one)
     if faults:
-        raise InvalidParameters(faults)
+        raise InvalidParameters(faults, most=MOST_ENTRIES)
     return sizes_s
 
 
-async def _size_s(parts: Services, pattern: NewJob, entry: _Entry) -> float | None:
+async def _size_s(parts: Services, pattern: NewJob, entry: _Entry, looks: asyncio.Semaphore) -> float | None:
     """Raises what can be told of one entry before it is done."""
-    if entry.field == "urls":
-        parts.fetcher.check(entry.reference)
-        return None
-    path = await asyncio.to_thread(parts.media.resolve, entry.reference, pattern.key)
+    async with looks:
+        if entry.field == "urls":
+            await asyncio.to_thread(parts.fetcher.check, entry.reference)
+            return None
+        path = await asyncio.to_thread(parts.media.resolve, entry.reference, pattern.key)
     return await parts.transcriber.measure(path, pattern.key, pattern.priority)
 
 

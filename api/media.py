@@ -9,7 +9,7 @@ from pydantic import Field
 from api.files import described
 from api.gate import GATE_ERRORS, Patient
 from api.handing_in import ACCEPTED, JOB_ERRORS, IdempotencyKey, JobParameters, Prefer, Wanted, handed_in
-from api.parameters import documentation
+from api.parameters import Reference, documentation
 from api.problems import InvalidParameters, responses
 from api.schemas import DownloadedFile, ExtractedFile
 from api.security import may_download, may_transcribe
@@ -60,7 +60,9 @@ class DownloadParameters(JobParameters):
 
 
 class ExtractParameters(JobParameters):
-    video_file: str | None = Field(None, description="Id or path of a file on the server, as /download returns it.")
+    video_file: Reference | None = Field(
+        None, description="Id or path of a file on the server, as /download returns it."
+    )
     format: AudioFormat = Field(AudioFormat.MP3, description="Container and codec of the result.")
     sample_rate: int | None = Field(None, ge=8000, le=192_000, description="Hertz; absent: as in the source.")
     channels: int | None = Field(None, ge=1, le=2, description="1: mono, 2: stereo; absent: as in the source.")

@@ -13,9 +13,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from api.handing_in import JobParameters
-from api.parameters import Pairs, parse
+from api.parameters import LanguageName, Pairs, parse
 from api.problems import InvalidParameters
 from api.transcribe import TranscribeParameters, options_of
+from api.uploads import MAX_PARTS, JsonObject
 from transcription import languages, models
 from transcription.core import ResponseFormat, Task, TranscriptionOptions
 
@@ -74,7 +75,7 @@ def _strategy(value: Any) -> Any:
             value = json.loads(value)
         except (ValueError, RecursionError):
             value = None
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or len(value) > MAX_PARTS:
         raise ValueError('must be "auto" or an object of type server_vad')
     return value
 
@@ -119,7 +120,7 @@ class SpeechParameters(JobParameters):
                 lists[base] += value if isinstance(value, list) else [] if value in (None, "") else [value]
             elif base in cls.objects and inner:
                 objects[base][inner] = value
-            elif name in cls.objects and isinstance(value, list):
+            elif name in cls.objects and isinstance(value, JsonObject):
                 objects[base] |= dict(value)
             elif name in known:
                 others.append((name, value))
@@ -164,19 +165,29 @@ class TranscriptionParameters(SpeechParameters):
     )
     objects: ClassVar[frozenset[str]] = frozenset({"chunking_strategy"})
 
-    language: str | None = Field(None, description="Code or name of what is spoken; absent: it is detected.")
-    languages: list[str] = Field([], description="What may be spoken: one, or leave it out.")
-    keywords: list[str] = Field([], description="Words that are likely to be said, as they are spelled.")
+    language: LanguageName | None = Field(None, description="Code or name of what is spoken; absent: it is detected.")
+    languages: list[LanguageName] = Field(
+        [], max_length=MAX_PARTS, description="What may be spoken: one, or leave it out."
+    )
+    keywords: list[str] = Field(
+        [], max_length=MAX_PARTS, description="Words that are likely to be said, as they are spelled."
+    )
     timestamp_granularities: list[Literal["word", "segment"]] = Field(
-        [], description="What verbose_json tells the times of: word, segment, or both."
+        [], max_length=MAX_PARTS, description="What verbose_json tells the times of: word, segment, or both."
     )
     stream: bool = Field(False, description="Answer with server-sent events, as the text is heard.")
-    include: list[Literal["logprobs"]] = Field([], description="logprobs: each token's log probability, in json.")
+    include: list[Literal["logprobs"]] = Field(
+        [], max_length=MAX_PARTS, description="logprobs: each token's log probability, in json."
+    )
     chunking_strategy: Annotated[ServerVad | None, BeforeValidator(_strategy)] = Field(
         None, description="auto, or an object of type server_vad. This server cuts by its own rule in any case."
     )
-    known_speaker_names: list[str] = Field([], description="Refused: speakers are told apart, not recognized.")
-    known_speaker_references: list[str] = Field([], description="Refused, as known_speaker_names.")
+    known_speaker_names: list[str] = Field(
+        [], max_length=MAX_PARTS, description="Refused: speakers are told apart, not recognized."
+    )
+    known_speaker_references: list[str] = Field(
+        [], max_length=MAX_PARTS, description="Refused, as known_speaker_names."
+    )
 
     @field_validator("language")
     @classmethod

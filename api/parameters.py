@@ -6,13 +6,15 @@ import difflib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from api.problems import InvalidParameters, readable
-from api.uploads import Upload, brings_no_fields, read_body
+from api.uploads import MAX_PARTS, Upload, brings_no_fields, read_body
+from downloads.media import MAX_REFERENCE_CHARS
+from errors import InvalidRequest
 
 
 class Parameters(BaseModel):
@@ -25,6 +27,16 @@ class Parameters(BaseModel):
         """What was sent, by the names of the fields: some interfaces spread a list over several pairs."""
         return pairs
 
+
+Reference = Annotated[str, StringConstraints(max_length=MAX_REFERENCE_CHARS)]
+"""Id or path of a file on the server."""
+
+MAX_LANGUAGE_CHARS = 100
+LanguageName = Annotated[str, StringConstraints(max_length=MAX_LANGUAGE_CHARS)]
+"""NOTE: bounded because taking accents off costs time that grows with the square of how many stand in a row."""
+
+MOST_SUGGESTIONS = 8
+"""Names for which the nearest is looked for, at about a millisecond each."""
 
 P = TypeVar("P", bound=Parameters)
 Pairs = Sequence[tuple[str, Any]]
@@ -50,11 +62,14 @@ async def read_request(
 
 
 def parse(model: type[P], pairs: Pairs) -> P:
-    """*pairs* as *model*, an empty string counting as not given. Raises InvalidParameters, or what validators raise."""
+    """*pairs* as *model*, an empty string counting as not given. Raises InvalidRequest, or what validators raise."""
+    if len(pairs) > MAX_PARTS:
+        raise InvalidRequest(f"More than {MAX_PARTS} parameters were sent.")
     pairs = model.gathered(pairs)
     given = [(name, value) for name, value in pairs if value is not None and value != ""]
-    unknown = [(name, _unknown(name, model.model_fields)) for name, _ in pairs if name not in model.model_fields]
-    faults = list(dict.fromkeys([*unknown, *_contradictions(given)]))
+    unknown = dict.fromkeys(name for name, _ in pairs if name not in model.model_fields)
+    refused = [(name, _unknown(name, model.model_fields, n < MOST_SUGGESTIONS)) for n, name in enumerate(unknown)]
+    faults = list(dict.fromkeys([*refused, *_contradictions(given)]))
     if faults:
         raise InvalidParameters(faults)
     try:
@@ -63,10 +78,12 @@ def parse(model: type[P], pairs: Pairs) -> P:
         raise InvalidParameters(readable(error.errors(include_url=False, include_input=False))) from None
 
 
-def _unknown(name: str, known: Iterable[str]) -> str:
+def _unknown(name: str, known: Iterable[str], suggest: bool) -> str:
     if name == "file":
         return "must be sent as a file (curl: -F file=@recording.mp3)"
-    known = list(known)
+    if not suggest:
+        return "unknown parameter"
+    known, name = list(known), name[:40]
     # Who writes "model" means model_size, though mode is nearer.
     nearest = [one for one in known if one.startswith(f"{name}_")] or difflib.get_close_matches(name, known, 1, 0.5)
     return (

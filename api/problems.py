@@ -26,6 +26,13 @@ from telemetry import current_request_id
 
 MEDIA_TYPE = "application/problem+json"
 
+MOST_FAULTS = 20
+"""Told in one answer; the others are counted."""
+
+MAX_NAME_CHARS = 100
+MAX_LOGGED_CHARS = 2000
+"""Of a refusal's sentence, in the log: who asks wrongly must not fill the disk."""
+
 log = structlog.get_logger("api")
 
 
@@ -47,15 +54,27 @@ class Problem(BaseModel):
     detail: str = Field(description="A sentence for people.", examples=["beam_size must be at most 16."])
     code: str = Field(description="Stable, upper case, for programs.", examples=["INVALID_REQUEST"])
     request_id: str = Field(description="Also in the X-Request-ID header and the server's log.", examples=["a1b2c3d4"])
-    errors: list[Fault] | None = Field(None, description="The refused parameters, where there are any.")
+    errors: list[Fault] | None = Field(
+        None, description="The refused parameters, where there are any: the first of many."
+    )
 
 
 class InvalidParameters(InvalidRequest):
-    """Several parameters may be wrong at once; the caller learns of all of them."""
+    """Several parameters may be wrong at once; the caller learns of all of them, or of the first *most*."""
 
-    def __init__(self, faults: Sequence[tuple[str, str]]) -> None:
-        super().__init__("; ".join(f"{name}: {detail}" for name, detail in faults) + ".")
-        self.faults = tuple(faults)
+    def __init__(self, faults: Sequence[tuple[str, str]], most: int = MOST_FAULTS) -> None:
+        self.faults = tuple((_plain(name), detail) for name, detail in faults)
+        self.told = self.faults[:most]
+        sentences = [f"{name}: {detail}" for name, detail in self.told]
+        if more := len(self.faults) - len(self.told):
+            sentences.append(f"and {more} more")
+        super().__init__("; ".join(sentences) + ".")
+
+
+def _plain(name: str) -> str:
+    """*name* as it can be told: what is sent as one may be endless, or in JSON hold halves of characters (\\ud800)."""
+    short = name if len(name) <= MAX_NAME_CHARS else name[: MAX_NAME_CHARS - 1] + "…"
+    return short.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class PasswordWanted(Unauthorized):
@@ -67,7 +86,7 @@ class ClientGone(Exception):
 
 
 def problem_of(error: ServiceError) -> Problem:
-    faults = error.faults if isinstance(error, InvalidParameters) else ()
+    faults = error.told if isinstance(error, InvalidParameters) else ()
     return Problem(
         type="about:blank",
         title=title_of(error.status),
@@ -149,7 +168,7 @@ async def _service_error(_: Request, error: Exception) -> JSONResponse:
         unforeseen = error.status == ServiceError.status or error.__cause__ is not None
         log.error(error.message, code=error.code, exc_info=error if unforeseen else None)
     else:
-        log.info(error.message, code=error.code)
+        log.info(error.message[:MAX_LOGGED_CHARS], code=error.code)
     return answer(error)
 
 

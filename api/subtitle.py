@@ -11,7 +11,7 @@ from pydantic import Field
 from api.files import described
 from api.gate import GATE_ERRORS, Patient
 from api.handing_in import ACCEPTED, JOB_ERRORS, IdempotencyKey, JobParameters, Prefer, Wanted, handed_in
-from api.parameters import documentation, parse
+from api.parameters import LanguageName, Reference, documentation, parse
 from api.problems import responses
 from api.schemas import SubtitledFile
 from api.security import may_transcribe
@@ -57,13 +57,15 @@ _OWN = {"video_file", "burn", *JobParameters.model_fields}
 
 
 class SubtitleParameters(JobParameters):
-    video_file: str | None = Field(None, description="Id or path of a file on the server, as /download returns it.")
+    video_file: Reference | None = Field(
+        None, description="Id or path of a file on the server, as /download returns it."
+    )
     burn: bool = Field(
         False,
         description="Draw the subtitles into the picture, which is encoded anew; else viewers can turn them off.",
     )
     model_size: str | None = Field(None, description="As in /transcribe.", examples=["base"])
-    language: str | None = Field(None, description="What is spoken; absent: it is detected.", examples=["en"])
+    language: LanguageName | None = Field(None, description="What is spoken; absent: it is detected.", examples=["en"])
     task: Task = Field(Task.TRANSCRIBE, description="translate: subtitles in English.")
     beam_size: int | None = Field(None, ge=1, le=16, description="As in /transcribe.")
     temperature: float | None = Field(None, ge=0, le=1, allow_inf_nan=False, description="As in /transcribe.")

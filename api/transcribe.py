@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints, field_validator
 from api.event_stream import documented, message, rounded
 from api.gate import GATE_ERRORS, Patient
 from api.handing_in import ACCEPTED, JOB_ERRORS, IdempotencyKey, JobParameters, Prefer, Wanted, handed_in
-from api.parameters import documentation
+from api.parameters import LanguageName, Reference, documentation
 from api.problems import InvalidParameters, problem_of, responses
 from api.providers import check_provider
 from api.schemas import TRANSCRIPTION_RESPONSES
@@ -80,7 +80,7 @@ Prompt = Annotated[str, StringConstraints(max_length=1000)]
 
 
 class TranscribeParameters(JobParameters):
-    audio_file: str | None = Field(
+    audio_file: Reference | None = Field(
         None, description="Id or path of a file on the server, as /download and /extract-audio return it."
     )
     url: str | None = Field(None, description="A link to audio or video: fetched, then transcribed.")
@@ -91,7 +91,7 @@ class TranscribeParameters(JobParameters):
     model_size: str | None = Field(
         None, description="tiny, base, small, medium, large-v3, turbo … as GET /models lists them.", examples=["base"]
     )
-    language: str | None = Field(
+    language: LanguageName | None = Field(
         None, description="Code or name of the language that is spoken; absent: it is detected.", examples=["en"]
     )
     task: Task = Field(Task.TRANSCRIBE, description="translate: into English.")

@@ -18,6 +18,9 @@ from api.problems import ClientGone, InvalidParameters
 from errors import AmbiguousAudio, InvalidRequest, UploadTooLarge
 
 MAX_FIELD_BYTES = 64 * 1024
+MAX_FIELDS_BYTES = 256 * 1024
+"""Of all fields of a form with their names, which lie in memory while the rest of it comes, however slowly."""
+
 MAX_PARTS = 64
 MAX_PART_HEADERS = 8
 MAX_PART_HEADER_BYTES = 4 * 1024
@@ -73,7 +76,7 @@ async def read_body(request: Request, target: Path, max_bytes: int) -> Body:
         return await _read_multipart(chunks, options.get(b"boundary", b""), target)
     if holds_file:
         return await _read_raw(chunks, target)
-    content = b"".join([chunk async for chunk in chunks])
+    content = await _whole(chunks)
     if not content:
         return Body()
     if main == "application/x-www-form-urlencoded":
@@ -91,7 +94,15 @@ _RAW = "application/octet-stream"
 
 async def read_text(request: Request, limit: int) -> bytes:
     """The whole body, of at most *limit* bytes. Raises UploadTooLarge, ClientGone."""
-    return b"".join([chunk async for chunk in _counted(request, limit)])
+    return await _whole(_counted(request, limit))
+
+
+async def _whole(chunks: AsyncIterator[bytes]) -> bytes:
+    # Not a list of them: a caller may send two bytes at a time, and each piece would weigh twenty times as much.
+    content = bytearray()
+    async for chunk in chunks:
+        content += chunk
+    return bytes(content)
 
 
 async def _counted(request: Request, limit: int) -> AsyncIterator[bytes]:
@@ -186,6 +197,7 @@ class _Multipart:
         self.has_file = False
         self._writer = writer
         self._parts = 0
+        self._fields_bytes = 0
         self._ended = False
         self._header = (bytearray(), bytearray())
         self._disposition = b""
@@ -241,6 +253,7 @@ class _Multipart:
         self._value = None
         if b"filename" not in options:
             self._value = bytearray()
+            self._hold(len(options[b"name"]))
         elif self._name != "file":
             raise InvalidRequest(f"{self._name!r} was sent as a file: send the recording in the part named 'file'.")
         elif self.has_file:
@@ -256,6 +269,13 @@ class _Multipart:
         self._value += data[start:end]
         if len(self._value) > MAX_FIELD_BYTES:
             raise InvalidParameters([(self._name, f"is longer than {MAX_FIELD_BYTES // 1024} KiB")])
+        self._hold(end - start)
+
+    def _hold(self, size: int) -> None:
+        self._fields_bytes += size
+        if self._fields_bytes > MAX_FIELDS_BYTES:
+            what = f"is longer than {MAX_FIELDS_BYTES // 1024} KiB, together with the form's other fields"
+            raise InvalidParameters([(self._name, what)])
 
     def _part_end(self) -> None:
         if self._value is None:
@@ -295,15 +315,15 @@ def _form_fields(content: bytes) -> list[tuple[str, Any]]:
 
 def _json_fields(content: bytes) -> list[tuple[str, Any]]:
     try:
-        parsed = json.loads(content, object_pairs_hook=_Pairs)
+        parsed = json.loads(content, object_pairs_hook=JsonObject)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("The body is not valid JSON.") from error
-    if not isinstance(parsed, _Pairs):
+    if not isinstance(parsed, JsonObject):
         raise InvalidRequest("The JSON in the body must be an object of parameters.")
     return list(parsed)
 
 
-class _Pairs(list[tuple[str, Any]]):
+class JsonObject(list[tuple[str, Any]]):
     """A JSON object with its names as they were sent, twice where they came twice."""
 
 

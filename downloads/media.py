@@ -35,6 +35,9 @@ log = structlog.get_logger(__name__)
 
 _INCOMING = "incoming"
 
+MAX_REFERENCE_CHARS = 4096
+"""Of what callers name files by, as Linux bounds paths: each part is looked up, together with all before it."""
+
 
 class MediaStore:
     """Keeps media as `<root>/<id><suffix>`, each with what is known of it in `<root>/<id>.json` beside it.
@@ -253,7 +256,7 @@ def file_within(base: Path, reference: str, folders: Sequence[Path]) -> Path:
     Raises PathNotAllowed for what is outside, whether it exists or not, and MediaNotFound for what is inside and no
     file.
     """
-    if not reference:
+    if not reference or len(reference) > MAX_REFERENCE_CHARS:
         raise MediaNotFound
     try:
         path = Path(os.path.realpath(base / reference))

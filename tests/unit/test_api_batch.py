@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -14,6 +16,7 @@ from fastapi import FastAPI
 
 from access.keyring import Keys
 from api.batch import MOST_ENTRIES
+from api.uploads import MAX_PARTS
 from errors import DownloadFailed, UnsupportedMedia, told_of
 from jobs.leases import Leases
 from jobs.model import Job, Stage, State
@@ -189,6 +192,46 @@ async def test_what_cannot_be_meant_is_refused(
     problem = await refusal(client, store, json=body)
     assert problem["code"] == code
     assert says in problem["detail"]
+
+
+async def test_all_wrong_entries_of_a_whole_batch_are_named(client: httpx.AsyncClient, store: JobStore) -> None:
+    """More than other answers tell: they are mended in one go."""
+    problem = await refusal(client, store, json={"files": ["/etc/passwd"] * 100})
+    assert [one["name"] for one in problem["errors"]] == [f"files.{n}" for n in range(100)]
+
+
+async def test_links_are_looked_at_beside_the_event_loop(client: httpx.AsyncClient, parts: Parts) -> None:
+    """One of many accents takes 40 ms: all of a batch would stop everybody for seconds."""
+    threads: list[threading.Thread] = []
+    with patch.object(parts.fetcher, "check", lambda url: threads.append(threading.current_thread())):
+        assert (await client.post("/jobs/batch", json={"urls": LINKS})).status_code == 202
+    assert len(threads) == len(LINKS)
+    assert threading.main_thread() not in threads
+
+
+@pytest.mark.parametrize("field", ["urls", "files"])
+async def test_a_batch_that_is_far_too_long_is_refused_as_one(
+    client: httpx.AsyncClient, store: JobStore, field: str
+) -> None:
+    """Not entry by entry: 200,000 wrong ones were told in 22 MB."""
+    problem = await refusal(client, store, json={field: [1] * (MOST_ENTRIES + 1)})
+    assert [one["name"] for one in problem["errors"]] == [field]
+    assert str(MOST_ENTRIES) in problem["detail"]
+
+
+async def test_options_are_no_more_than_a_form_holds(client: httpx.AsyncClient, store: JobStore) -> None:
+    """Refused as one, also where each is one that a batch does not take."""
+    pairs = ", ".join(['"url": 1'] * (MAX_PARTS + 1))
+    content = f'{{"urls": ["https://example.com/a.mp3"], "options": {{{pairs}}}}}'
+    problem = await refusal(client, store, content=content, headers={"Content-Type": "application/json"})
+    assert [one["name"] for one in problem["errors"]] == ["options"]
+
+
+async def test_an_option_whose_name_is_no_text_is_refused(client: httpx.AsyncClient, store: JobStore) -> None:
+    """JSON can write half of a character, which no answer can hold."""
+    content = rb'{"urls": ["https://example.com/a.mp3"], "options": {"\ud800": 1}}'
+    problem = await refusal(client, store, content=content, headers={"Content-Type": "application/json"})
+    assert [one["name"] for one in problem["errors"]] == [r"options.\ud800"]
 
 
 async def test_an_option_that_is_given_twice_is_refused(client: httpx.AsyncClient, store: JobStore) -> None:

@@ -25,8 +25,9 @@ from api.openai_parameters import (
     speech_options,
 )
 from api.openai_stream import DeltaTeller
-from api.parameters import parse
+from api.parameters import MAX_LANGUAGE_CHARS, parse
 from api.problems import InvalidParameters, in_openais_shape
+from api.uploads import MAX_PARTS, JsonObject
 from errors import (
     DeadlineTooNear,
     EmptyMedia,
@@ -121,7 +122,7 @@ def test_lists_come_in_every_spelling(pairs: list[tuple[str, Any]]) -> None:
     [
         [("chunking_strategy[type]", "server_vad"), ("chunking_strategy[threshold]", "0.4")],
         [("chunking_strategy", '{"type": "server_vad", "threshold": 0.4}')],
-        [("chunking_strategy", [("type", "server_vad"), ("threshold", 0.4)])],
+        [("chunking_strategy", JsonObject([("type", "server_vad"), ("threshold", 0.4)]))],
     ],
 )
 def test_a_chunking_strategy_comes_in_every_spelling(pairs: list[tuple[str, Any]]) -> None:
@@ -137,6 +138,33 @@ def test_a_chunking_strategy_comes_in_every_spelling(pairs: list[tuple[str, Any]
 def test_a_wrong_chunking_strategy_is_refused(value: str) -> None:
     """It does nothing here, but who sends nonsense should learn of it."""
     assert {name.partition(".")[0] for name in refused(("chunking_strategy", value))} == {"chunking_strategy"}
+
+
+@pytest.mark.parametrize("value", [[1], [[1, 2]], [["type", "server_vad"]], [], JsonObject([("\ud800", 1)])])
+def test_json_that_is_no_chunking_strategy_is_refused(value: Any) -> None:
+    """Only an object has parts: a list is none, though it may be of pairs."""
+    names = refused(("chunking_strategy", value))
+    assert {name.partition(".")[0] for name in names} == {"chunking_strategy"}
+    "".join(names).encode()  # can be told
+
+
+def test_a_strategy_of_very_many_parts_is_refused_as_one() -> None:
+    """Not part by part."""
+    parts = JsonObject((f"part{n}", n) for n in range(MAX_PARTS + 1))
+    assert refused(("chunking_strategy", parts)) == ["chunking_strategy"]
+
+
+@pytest.mark.parametrize("name", sorted(TranscriptionParameters.lists))
+def test_a_very_long_list_is_refused_as_one(name: str) -> None:
+    """Not entry by entry: a form has no room for as many, and JSON should not bring them."""
+    assert refused((name, [1] * (MAX_PARTS + 1))) == [name]
+
+
+def test_a_language_is_a_short_word() -> None:
+    """Accents in a row cost time that grows with the square of their number."""
+    accents = "\u0301\u0316" * MAX_LANGUAGE_CHARS
+    assert refused(("language", accents)) == ["language"]
+    assert refused(("languages", [accents])) == ["languages.0"]
 
 
 def test_auto_is_a_chunking_strategy() -> None:

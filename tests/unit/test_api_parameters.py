@@ -8,8 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog.testing
 
 from api.application import assemble
+from api.parameters import MOST_SUGGESTIONS
+from api.problems import MAX_LOGGED_CHARS, MAX_NAME_CHARS, MOST_FAULTS
+from api.uploads import MAX_PARTS
+from downloads.media import MAX_REFERENCE_CHARS
 from tests.fakes import AUTH, Caller, Parts, make_parts
 from transcription.core import Task, VoiceActivity
 
@@ -64,6 +69,66 @@ async def test_an_unknown_name_is_refused_with_the_nearest_known_one(
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["name"] == wrong
     assert right in answer.json()["detail"]
+
+
+async def test_unknown_names_are_told_up_to_a_bound(client: httpx.AsyncClient) -> None:
+    """Each costs a look for the nearest and a line of the answer: who sends many is told of the first."""
+    names = [f"languge{n}" for n in range(MAX_PARTS)]
+    answer = await client.post("/transcribe", json=dict.fromkeys(names, 1))
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (422, "INVALID_REQUEST")
+    assert [one["name"] for one in problem["errors"]] == names[:MOST_FAULTS]
+    assert ["did you mean" in one["detail"] for one in problem["errors"]].count(True) == MOST_SUGGESTIONS
+    assert problem["detail"].endswith(f"; and {MAX_PARTS - MOST_FAULTS} more.")
+
+
+async def test_a_long_refusal_is_logged_by_its_beginning(client: httpx.AsyncClient) -> None:
+    """Else whoever asks wrongly fills the disk, a hundred times faster than it is asked."""
+    with structlog.testing.capture_logs() as lines:
+        answer = await client.post("/transcribe", json={f"{n:060}": 1 for n in range(MOST_FAULTS)})
+    detail = answer.json()["detail"]
+    assert len(detail) > MAX_LOGGED_CHARS
+    assert detail[:MAX_LOGGED_CHARS] in [line["event"] for line in lines]
+
+
+@pytest.mark.parametrize("place", ["params", "json"])
+async def test_more_names_than_a_form_has_room_for_are_refused_unread(client: httpx.AsyncClient, place: str) -> None:
+    """Wherever they stand, forms being bounded as they are read."""
+    answer = await client.post("/transcribe", **{place: {f"name{n}": "1" for n in range(MAX_PARTS + 1)}})
+    assert (answer.status_code, answer.json()["code"]) == (422, "INVALID_REQUEST")
+    assert answer.json()["detail"] == f"More than {MAX_PARTS} parameters were sent."
+
+
+async def test_a_long_name_is_told_by_its_beginning(client: httpx.AsyncClient) -> None:
+    """Not sent back whole, twice, and logged."""
+    answer = await client.post("/transcribe", json={"x" * 100_000: 1})
+    assert answer.json()["errors"][0]["name"] == "x" * (MAX_NAME_CHARS - 1) + "…"
+    assert len(answer.content) < 5_000
+
+
+@pytest.mark.parametrize("path", ["/transcribe", "/subtitle", "/download", "/v1/audio/transcriptions", "/jobs/batch"])
+async def test_a_name_that_is_no_text_is_refused_as_any_other(client: httpx.AsyncClient, path: str) -> None:
+    """JSON can write half of a character, which no answer can hold."""
+    answer = await client.post(path, content=rb'{"\ud800": 1}', headers={"Content-Type": "application/json"})
+    assert answer.status_code == (400 if path.startswith("/v1") else 422)
+    assert r"\ud800" in answer.json().get("detail", answer.json().get("error", {}).get("message"))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/transcribe", "audio_file"),
+        ("/extract-audio", "video_file"),
+        ("/subtitle", "video_file"),
+        ("/transcribe", "language"),
+        ("/subtitle", "language"),
+    ],
+)
+async def test_what_is_looked_up_is_bounded(client: httpx.AsyncClient, path: str, name: str) -> None:
+    """A path by its parts and a language by its accents take time that grows with the square of their number."""
+    answer = await client.post(path, json={name: "a" * (MAX_REFERENCE_CHARS + 1)})
+    assert (answer.status_code, answer.json()["code"]) == (422, "INVALID_REQUEST")
+    assert [one["name"] for one in answer.json()["errors"]] == [name]
 
 
 @pytest.mark.parametrize(

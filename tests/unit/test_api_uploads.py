@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import Request
 
 from api.problems import ClientGone
-from api.uploads import MAX_FIELD_BYTES, MAX_PART_HEADERS, MAX_PARTS, Body, read_body
+from api.uploads import MAX_FIELD_BYTES, MAX_FIELDS_BYTES, MAX_PART_HEADERS, MAX_PARTS, Body, read_body, read_text
 from errors import AmbiguousAudio, InvalidRequest, ServiceError, UploadTooLarge
 from tests.fakes import Caller
 
@@ -214,6 +215,48 @@ async def test_parameters_alone_may_not_be_huge(tmp_path: Path) -> None:
     """They are held in memory."""
     with pytest.raises(UploadTooLarge):
         await read([b"a=" + b"x" * 2**20] * 3, FORM, tmp_path / "upload", max_bytes=1 << 30)
+
+
+LARGE_FIELDS = [part(f"n{n}", b"x" * 60_000) for n in range(MAX_FIELDS_BYTES // 60_000)]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [[*LARGE_FIELDS, part("last", b"x" * 60_000)], [part("n" * 3_000, b"x" * 2_000)] * MAX_PARTS],
+    ids=["values", "names"],
+)
+async def test_a_forms_fields_are_bounded_together(tmp_path: Path, fields: list[bytes]) -> None:
+    """Each may be long, all of them may not: they are held while the file comes, for as long as that takes."""
+    with pytest.raises(InvalidRequest, match="256 KiB, together"):
+        await read(multipart(*fields), MULTIPART, tmp_path / "upload")
+
+
+async def test_a_file_is_no_part_of_that_bound(tmp_path: Path) -> None:
+    """Nor are a few long fields too many."""
+    sound = b"x" * (2 * MAX_FIELDS_BYTES)
+    got = await read(multipart(*LARGE_FIELDS, part("file", sound, "a.mp3")), MULTIPART, tmp_path / "upload")
+    assert len(got.fields) == len(LARGE_FIELDS)
+    assert got.upload is not None
+    assert got.upload.bytes == len(sound)
+
+
+async def test_a_body_in_crumbs_weighs_no_more(tmp_path: Path) -> None:
+    """Kept as pieces, two bytes at a time would take twenty times their room."""
+    size = 2**18
+    left = size // 2
+
+    async def receive() -> dict[str, Any]:
+        nonlocal left
+        left -= 1
+        # Made anew each time: a constant would be one piece, held many times.
+        return {"type": "http.request", "body": b"%02d" % (left % 90), "more_body": left > 0}
+
+    tracemalloc.start()
+    content = await read_text(Request(Caller("/x").scope, receive), size)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(content) == size
+    assert peak < 4 * size
 
 
 @pytest.mark.parametrize("kind", ["audio/wav", MULTIPART])

@@ -23,9 +23,17 @@ END = b"\r\n--b--\r\n"
 FILE = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
 
 
-def asked(server: Server, head: list[str], body: bytes = b"", *, version: str = "1.1", ends: bool = False) -> str:
+def asked(
+    server: Server,
+    head: list[str],
+    body: bytes = b"",
+    *,
+    path: str = "/transcribe",
+    version: str = "1.1",
+    ends: bool = False,
+) -> str:
     """All that comes back, up to the connection's end. *ends*: this side says that it sends no more."""
-    lines = [f"POST /transcribe HTTP/{version}", "Host: here", f"X-API-Key: {server.key}", *head]
+    lines = [f"POST {path} HTTP/{version}", "Host: here", f"X-API-Key: {server.key}", *head]
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as line:
         try:
             line.sendall("\r\n".join([*lines, "", ""]).encode() + body)
@@ -191,6 +199,35 @@ def test_a_form_that_is_none(server: Server, body: bytes) -> None:
     """Refused while it arrives, and never gathered."""
     found = answers(asked(server, [*FORM, f"Content-Length: {len(body)}"], body))
     assert found == INVALID
+
+
+def test_fields_that_are_large_together(server: Server) -> None:
+    """Refused at once: they would lie in memory while the file comes, however slowly."""
+    body = b"".join(part(f"field{n}", b"x" * 60_000) for n in range(10)) + FILE
+    assert answers(asked(server, [*FORM, f"Content-Length: {LIMIT}"], body)) == INVALID
+
+
+OBJECT = "Content-Type: application/json"
+REFUSED_OBJECTS = {
+    "names": ("/transcribe", b"{%b}" % b",".join(b'"language%d": 1' % n for n in range(50_000))),
+    "half of a character": ("/transcribe", rb'{"\ud800": 1}'),
+    "accents": ("/transcribe", b'{"language": "%b"}' % ("\u0301\u0316" * 200_000).encode()),
+    "parts of a path": ("/transcribe", b'{"audio_file": "%b"}' % (b"a/" * 500_000)),
+    "entries": ("/jobs/batch", b'{"files": [%b1]}' % (b"1," * 400_000)),
+    "options": (
+        "/jobs/batch",
+        b'{"files": ["a"], "options": {%b}}' % b",".join(b'"a%d": 1' % n for n in range(50_000)),
+    ),
+    "half of an option": ("/jobs/batch", rb'{"files": ["a"], "options": {"\ud800": 1}}'),
+}
+
+
+@pytest.mark.parametrize(("path", "body"), REFUSED_OBJECTS.values(), ids=REFUSED_OBJECTS)
+def test_json_that_is_none_of_ours(server: Server, path: str, body: bytes) -> None:
+    """Refused in few words, and without work that grows faster than the body: some of it took minutes."""
+    told = asked(server, [OBJECT, f"Content-Length: {len(body)}", "Connection: close"], body, path=path)
+    assert answers(told) == INVALID
+    assert len(told) < 20_000
 
 
 def test_two_files_in_a_form(server: Server) -> None:

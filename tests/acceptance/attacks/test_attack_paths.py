@@ -98,6 +98,15 @@ def test_what_is_no_file(client: httpx.Client, folder: Path, name: str) -> None:
     assert_no_file(client, name.format(allowed=folder), 404, "FILE_NOT_FOUND")
 
 
+def test_a_name_longer_than_any_path(client: httpx.Client, folder: Path) -> None:
+    """It is not looked up, though it leads to a file: each part of it would be."""
+    name = f"{folder}/{'./' * 2100}real.wav"
+    assert_refused(ask(client, "/transcribe", audio_file=name), 422, "INVALID_REQUEST")
+    assert_refused(ask(client, "/extract-audio", video_file=name), 422, "INVALID_REQUEST")
+    assert_refused(ask(client, "/subtitle", video_file=name), 422, "INVALID_REQUEST")
+    assert_refused(ask(client, "/jobs/batch", files=[name]), 422, "INVALID_REQUEST")
+
+
 @pytest.mark.parametrize(
     ("path", "name"), [("/transcribe", "audio_file"), ("/extract-audio", "video_file"), ("/subtitle", "video_file")]
 )
