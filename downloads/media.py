@@ -148,7 +148,7 @@ class MediaStore:
         media.path.unlink(missing_ok=True)
 
     def kept(self) -> Sequence[Kept]:
-        return [Kept(media.id, media.bytes, media.created_at.timestamp()) for media in self._all()]
+        return [Kept(media.id, media.bytes, media.created_at.timestamp(), media.owner) for media in self._all()]
 
     def remove_strays(self, before: float) -> int:
         """Remove what crashed servers left half added before that time (seconds since 1970); return how many."""

@@ -84,6 +84,8 @@ class Kept:
     id: str
     bytes: int
     since: float
+    owner: str | None = None
+    """None where a listing does not tell."""
 
 
 class Media(Protocol):

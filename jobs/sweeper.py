@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
@@ -17,7 +18,7 @@ import structlog
 
 from downloads.stored_files import Kept, Media
 from errors import JobNotFound, MediaNotFound, ServiceError
-from jobs.model import State
+from jobs.model import Job, State
 from jobs.store import JobStore
 from jobs.uploads import Uploads
 
@@ -26,6 +27,9 @@ UNKNOWN_S = 3600.0
 """What belongs to nothing may be about to: between an upload's arrival and its job lie milliseconds, or a database that
 comes back."""
 PAGE = 1000
+RETRIES_KEPT = 20
+"""Of each key's jobs that are over and may be tried again, so many keep their uploads, the newest. Else whoever hands
+in and cancels, or sends what cannot be read, has the disk for RESULT_TTL_S."""
 
 RETRYABLE = (State.QUEUED, State.RUNNING, State.FAILED, State.CANCELLED)
 """Jobs in these states may yet read what was uploaded for them."""
@@ -43,7 +47,7 @@ class Lifetimes:
     media_ttl_s: float = 0.0
     """Since the file was stored."""
     media_quota_bytes: int = 0
-    """Of all stored files together."""
+    """Of all stored files together, whosever they are."""
 
 
 # --- what goes; pure -------------------------------------------------------------------------------------------------
@@ -54,25 +58,53 @@ def old_uploads(uploads: Iterable[tuple[str, float]], now: float) -> list[str]:
     return [name for name, came_at in uploads if came_at < now - UNKNOWN_S]
 
 
+def uploads_named(jobs: Iterable[Job]) -> tuple[set[str], set[str]]:
+    """Of what was uploaded for *jobs*, newest first: what they may yet read, and what is kept for no retry any more."""
+    needed: set[str] = set()
+    spare: set[str] = set()
+    of_key: dict[str, set[str]] = defaultdict(set)
+    for job in jobs:
+        if not (upload := job.source.get("upload")):
+            continue
+        if not job.state.is_over:
+            needed.add(upload)
+        elif upload in of_key[job.key] or len(of_key[job.key]) < RETRIES_KEPT:
+            of_key[job.key].add(upload)
+        else:
+            spare.add(upload)
+    return needed.union(*of_key.values()), spare
+
+
 def ids_in(references: Iterable[str]) -> set[str]:
     """The ids of stored files that jobs name: as such, by a file's name or by its path."""
     return {PurePath(reference).stem for reference in references}
 
 
 def media_to_go(files: Iterable[Kept], in_use: Collection[str], now: float, lifetimes: Lifetimes) -> list[str]:
-    """Ids of the stored files that are past their age, and then the oldest until the others are within the quota.
+    """Ids of the stored files that are past their age; then, until the others are within the quota, always the oldest
+    of the owner who has most: nobody's files are pushed out by somebody who has more.
 
     Those *in_use* stay, and count.
     """
     kept = sorted(files, key=lambda file: (file.since, file.id))
-    quota_bytes = lifetimes.media_quota_bytes or float("inf")
     oldest = now - (lifetimes.media_ttl_s or float("inf"))
-    total_bytes = sum(file.bytes for file in kept)
-    gone = []
-    for file in kept:
-        if file.id not in in_use and (file.since < oldest or total_bytes > quota_bytes):
-            gone.append(file.id)
-            total_bytes -= file.bytes
+    gone = [file.id for file in kept if file.id not in in_use and file.since < oldest]
+    left: dict[str, int] = defaultdict(int)
+    may_go: dict[str, list[Kept]] = defaultdict(list)
+    for file in reversed(kept):
+        if file.id in in_use or file.since >= oldest:
+            left[file.owner or ""] += file.bytes
+            if file.id not in in_use:
+                may_go[file.owner or ""].append(file)
+    over_bytes = sum(left.values()) - (lifetimes.media_quota_bytes or float("inf"))
+    while over_bytes > 0 and may_go:
+        owner = max(may_go, key=lambda owner: (left[owner], owner))
+        file = may_go[owner].pop()
+        if not may_go[owner]:
+            del may_go[owner]
+        gone.append(file.id)
+        left[owner] -= file.bytes
+        over_bytes -= file.bytes
     return gone
 
 
@@ -124,9 +156,13 @@ def _forget(store: JobStore, result_ttl_s: float) -> int:
 
 def _sweep_uploads(store: JobStore, uploads: Uploads, clock: Callable[[], float]) -> int:
     # NOTE: the uploads first. A job that is handed in meanwhile has a newer upload than those that are looked for.
-    old = old_uploads(uploads.names(), clock())
-    needed = _named(store, RETRYABLE, "upload") if old else set()
-    gone = [name for name in old if name not in needed]
+    names = list(uploads.names())
+    if not names:
+        return 0
+    needed, spare = uploads_named(_jobs_in(store, RETRYABLE))
+    # What is spared has had its job: no upload of a job that is about to be.
+    old = {*old_uploads(names, clock()), *spare}
+    gone = [name for name, _ in names if name in old and name not in needed]
     for name in gone:
         uploads.remove(name)
     return len(gone)
@@ -138,7 +174,8 @@ def _sweep_media(store: JobStore, media: Media, lifetimes: Lifetimes, clock: Cal
     files, now = media.kept(), clock()
     if not media_to_go(files, (), now, lifetimes):
         return 0
-    gone = media_to_go(files, ids_in(_named(store, AT_WORK, "file")), now, lifetimes)
+    named = (job.source.get("file") for job in _jobs_in(store, AT_WORK))
+    gone = media_to_go(files, ids_in(filter(None, named)), now, lifetimes)
     for media_id in gone:
         # Another process may have been quicker.
         with contextlib.suppress(MediaNotFound):
@@ -146,9 +183,8 @@ def _sweep_media(store: JobStore, media: Media, lifetimes: Lifetimes, clock: Cal
     return len(gone)
 
 
-def _named(store: JobStore, states: Sequence[State], part: str) -> set[str]:
-    """What the jobs in *states* name as that part of their source."""
-    named: set[str] = set()
+def _jobs_in(store: JobStore, states: Sequence[State]) -> Iterator[Job]:
+    """Newest first; some come twice where jobs are forgotten meanwhile."""
     last: str | None = None
     while True:
         try:
@@ -157,7 +193,7 @@ def _named(store: JobStore, states: Sequence[State], part: str) -> set[str]:
             # The last one has been forgotten meanwhile.
             last = None
             continue
-        named |= {job.source[part] for job in page if job.source.get(part)}
+        yield from page
         if len(page) < PAGE:
-            return named
+            return
         last = page[-1].id

@@ -186,7 +186,7 @@ def test_half_added_files_of_crashed_servers_go_when_they_are_old(store: MediaSt
 
 def test_a_sweep_sees_sizes_and_ages(store: MediaStore) -> None:
     media = added(store, content=b"sound")
-    assert store.kept() == [Kept(media.id, 5, NOON.timestamp())]
+    assert store.kept() == [Kept(media.id, 5, NOON.timestamp(), OWNER)]
 
 
 @pytest.mark.parametrize(

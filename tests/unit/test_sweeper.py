@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from jobs.database import Database
 from jobs.leases import Leases
 from jobs.model import Job, NewJob, State
 from jobs.store import JobStore
-from jobs.sweeper import UNKNOWN_S, Lifetimes, ids_in, media_to_go, old_uploads, sweep, swept
+from jobs.sweeper import RETRIES_KEPT, UNKNOWN_S, Lifetimes, ids_in, media_to_go, old_uploads, sweep, swept
 from jobs.uploads import UploadStore
 from reservation import Work
 
@@ -64,6 +65,20 @@ def test_media_that_jobs_name_stay_and_count() -> None:
     files = kept(named=(50, 9), old=(50, 2), new=(50, 1))
     limits = Lifetimes(media_ttl_s=7 * DAY, media_quota_bytes=100)
     assert media_to_go(files, {"named"}, NOW, limits) == ["old"]
+
+
+def of(owner: str, *files: Kept) -> list[Kept]:
+    return [dataclasses.replace(file, owner=owner) for file in files]
+
+
+def test_over_the_quota_it_is_who_has_most_that_loses() -> None:
+    """However old the others' files are; of those that are alike, the oldest go, in turns."""
+    flood = of("flood", *kept(f1=(40, 3), f2=(40, 2), f3=(40, 1)))
+    small = of("small", *kept(s1=(20, 9), s2=(20, 8)))
+    limits = Lifetimes(media_quota_bytes=100)
+    assert media_to_go([*flood, *small], (), NOW, limits) == ["f1", "f2"]
+    assert media_to_go([*flood, *small], (), NOW, Lifetimes(media_quota_bytes=30)) == ["f1", "f2", "s1", "f3"]
+    assert media_to_go([*flood, *small], {"f1", "f2", "f3"}, NOW, limits) == ["s1", "s2"], "what is needed stays"
 
 
 def test_all_who_sweep_choose_the_same_of_files_of_one_moment() -> None:
@@ -209,6 +224,21 @@ def test_an_upload_of_no_job_goes_after_an_hour(house: House) -> None:
     assert house.has_upload(name)
     house.swept(Lifetimes(), later_s=UNKNOWN_S + 60)
     assert not house.has_upload(name)
+
+
+def test_each_keys_newest_jobs_that_are_over_keep_their_uploads(house: House) -> None:
+    """Who hands in and cancels without end has no more of the disk than for so many; no other key is concerned."""
+    theirs = house.uploaded()
+    house.store.cancel(house.store.submit(NewJob(Work.TRANSCRIPTION, "other", 0, {"upload": theirs}, {}))[0].id)
+    waiting = house.uploaded()
+    house.job(State.QUEUED, upload=waiting)
+    names = [house.uploaded() for _ in range(RETRIES_KEPT + 3)]
+    for name in names:
+        house.job(State.CANCELLED, upload=name)
+    just_come = house.uploaded()
+    assert house.swept(Lifetimes())["uploads"] == 3
+    assert [house.has_upload(name) for name in names] == [False] * 3 + [True] * RETRIES_KEPT
+    assert all(house.has_upload(name) for name in (theirs, waiting, just_come))
 
 
 def test_uploads_of_jobs_on_later_pages_stay(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
