@@ -96,19 +96,20 @@ class AdmissionController:
         no_wait: bool = False,
         counted: bool = True,
         accepted: bool = False,
+        charged: float = 0.0,
         on_granted: Callable[[], None] | None = None,
     ) -> Reservation:
         """A place for one request, before its body is read; use it as a context manager. *accepted*: a job whose caller
-        was told that it will be done, which nothing but a stop refuses. *on_granted* hears when its turn has come.
+        was told that it will be done, which nothing refuses but a stop, and its key's day where more audio comes of it
+        than was *charged* when it was handed in. *on_granted* hears when its turn has come.
 
         Raises ShuttingDown, KeyBusy, QuotaUsed, QueueFull, DeadlineTooNear: whoever is refused has cost nothing.
         """
         if self._closed:
             raise ShuttingDown
         if accepted:
-            made = Reservation(
-                self, work, key, priority, None, no_wait=False, counted=False, accepted=True, on_granted=on_granted
-            )
+            made = Reservation(self, work, key, priority, None, no_wait=False, counted=False, accepted=True)
+            made.charged, made.on_granted = charged, on_granted
             self.lanes[work].arrive(made)
             return made
         if counted and self.keys.requests_left(key) == 0:
@@ -121,6 +122,11 @@ class AdmissionController:
         full = no_wait or self._line_is_full(room, lane.places.get(key, 0), expected_s)
         if full and not self._could_start(lane):
             raise QueueFull(retry_after_s=retry_after_s(expected_s))
+        # Who speaks takes no turns: what one key holds, it may hold for hours.
+        if work is Work.LIVE and self._several_keys() and lane.has_its_share(key):
+            raise QueueFull(
+                "Enough live sessions are this key's: the rest is for others.", retry_after_s=MOST_RETRY_AFTER_S
+            )
         if timeout_s is not None and (expected_s or 0.0) >= timeout_s:
             raise DeadlineTooNear(retry_after_s=retry_after_s(expected_s))
         deadline = None if timeout_s is None else self._clock() + timeout_s
@@ -136,10 +142,11 @@ class AdmissionController:
             raise ShuttingDown
 
     def check_accepts(self, work: Work, key: str, amount: float = 0.0) -> None:
-        """Whether a job of that key may be handed in, to be done later. Raises ShuttingDown, QuotaUsed."""
+        """Whether a job of that key may be handed in, to be done later, so far as calls have left it audio: what jobs
+        have had of that, the store knows. Raises ShuttingDown, QuotaUsed."""
         self.check_open()
         if work in OF_AUDIO:
-            self._check_quota(key, amount)
+            _check_left(self.audio_for_jobs_s(key), amount)
 
     def expected_wait_s(self, work: Work, key: str = "", priority: int = 0) -> float | None:
         """How long a newcomer would wait: 0 where a slot is free, if only for clips; None where no speed is known."""
@@ -163,9 +170,13 @@ class AdmissionController:
         return room <= 0 or crowded or 0 < self.bounds.max_wait_s < (expected_s or 0.0)
 
     def _check_quota(self, key: str, more_s: float) -> None:
-        left_s = self.audio_left_s(key)
-        if left_s is not None and (left_s <= 0 or more_s > left_s):
-            raise QuotaUsed(retry_after_s=MOST_RETRY_AFTER_S)
+        _check_left(self.audio_left_s(key), more_s)
+
+    def _charge(self, reservation: Reservation, amount: float) -> None:
+        """*amount* in all is granted: what of it has not been counted counts from now on."""
+        if reservation.work in OF_AUDIO and amount > reservation.charged:
+            more_s, reservation.charged = amount - reservation.charged, amount
+            self.keys.charge(reservation.key, more_s, of_job=reservation.accepted)
 
     # --- the line --------------------------------------------------------------------------------------------------
 
@@ -197,8 +208,7 @@ class AdmissionController:
         reservation.wait_s = self._clock() - begun
         reservation.at_work = True
         lane.let_in(reservation)
-        if reservation.work in OF_AUDIO:
-            self.keys.charge(reservation.key, reservation.amount)
+        self._charge(reservation, reservation.amount)
         if self._on_granted:
             self._on_granted(reservation.work, reservation.wait_s)
         if reservation.on_granted:
@@ -207,9 +217,8 @@ class AdmissionController:
 
     async def extend(self, reservation: Reservation, amount: float, costs: Mapping[str, int], *, short: bool) -> None:
         """What `Reservation.extend` does: whoever said too little has no more than whoever said the truth."""
-        more = amount - reservation.amount
-        if reservation.work in OF_AUDIO and not reservation.accepted:
-            self._check_quota(reservation.key, more)
+        if reservation.work in OF_AUDIO and amount > reservation.charged:
+            self._check_quota(reservation.key, amount - reservation.charged)
         if reservation.short and not short and self.lanes[reservation.work].free_for_long <= 0:
             raise TooLarge("It is longer than its header says, and the places for long recordings are taken.")
         for device, amount_bytes in costs.items():
@@ -217,8 +226,7 @@ class AdmissionController:
                 raise TooLarge("It is longer than its header says, and there is no memory for more.")
             await reservation.take(device, amount_bytes)
         reservation.amount, reservation.short = amount, short
-        if reservation.work in OF_AUDIO:
-            self.keys.charge(reservation.key, more)
+        self._charge(reservation, amount)
 
     def _check_again(self, reservation: Reservation, costs: Mapping[str, int]) -> None:
         """At the line, now that length and costs are known: the door may have let in what is to be refused."""
@@ -228,10 +236,11 @@ class AdmissionController:
         lane, key = self.lanes[reservation.work], reservation.key
         for device, amount in costs.items():
             self.memory[device].check(amount)
+        more_s = reservation.amount - reservation.charged
+        if reservation.work in OF_AUDIO and (more_s > 0 or not reservation.accepted):
+            self._check_quota(key, more_s)
         if reservation.accepted:
             return
-        if reservation.work in OF_AUDIO:
-            self._check_quota(key, reservation.amount)
         free = lane.free if reservation.short else lane.free_for_long
         fits = all(self.memory[device].fits(amount) for device, amount in costs.items())
         starts = lane.called is None and free > 0 and fits
@@ -309,10 +318,23 @@ class AdmissionController:
 
     def audio_left_s(self, key: str) -> float | None:
         """How much audio *key* may still ask for today; None where there is no bound."""
-        return self.keys.audio_left_s(key, sum(self.lanes[work].asked_by(key) for work in OF_AUDIO))
+        return self.keys.audio_left_s(key, self._asked_s(key))
+
+    def audio_for_jobs_s(self, key: str) -> float | None:
+        """How much audio all jobs may have that *key* hands in today; None where there is no bound."""
+        return self.keys.audio_for_jobs_s(key, self._asked_s(key))
+
+    def _asked_s(self, key: str) -> float:
+        """Of audio, what calls of *key* wait for."""
+        return sum(self.lanes[work].asked_by(key) for work in OF_AUDIO)
 
     def quota_resets_in_s(self) -> int:
         return self.keys.day_ends_in_s()
+
+
+def _check_left(left_s: float | None, more_s: float) -> None:
+    if left_s is not None and (left_s <= 0 or more_s > left_s):
+        raise QuotaUsed(retry_after_s=MOST_RETRY_AFTER_S)
 
 
 def retry_after_s(expected_s: float | None) -> int:

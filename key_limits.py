@@ -17,6 +17,11 @@ def crowds(own_places: int, room: int) -> bool:
     return own_places >= PLACES_FOR_FREE_PLACE * room
 
 
+def share_of(places: int) -> int:
+    """Of so many places that are held for long, what one of several keys may hold: two thirds, and one at least."""
+    return max(1, places * PLACES_FOR_FREE_PLACE // (PLACES_FOR_FREE_PLACE + 1))
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one key may have. 0: no bound; None: the server's own."""
@@ -44,7 +49,9 @@ class KeyLimits:
         self.in_flight: dict[str, int] = {}
         """Requests by key, at the door, in the line or at work. Keys that have none are not there."""
         self._audio_s: dict[str, float] = {}
-        """Granted on that day, by key."""
+        """Granted to calls on that day, by key."""
+        self._jobs_s: dict[str, float] = {}
+        """Of jobs: accepted on that day, or found when they began. Apart: the store counts those of all servers."""
         self._day = 0
 
     def max_requests(self, key: str) -> int:
@@ -69,23 +76,30 @@ class KeyLimits:
         most = self.max_requests(key)
         return max(0, most - self.in_flight.get(key, 0)) if most else None
 
-    def charge(self, key: str, audio_s: float) -> None:
-        """So much audio was granted."""
+    def charge(self, key: str, audio_s: float, *, of_job: bool = False) -> None:
+        """So much audio was granted, or accepted in a job; below 0: given back."""
         if self.max_audio_s_a_day(key):
-            today = self.audio_today_s()
-            today[key] = today.get(key, 0.0) + audio_s
+            calls_s = self.audio_today_s()
+            today = self._jobs_s if of_job else calls_s
+            today[key] = max(0.0, today.get(key, 0.0) + audio_s)
 
     def audio_left_s(self, key: str, asked_s: float) -> float | None:
         """How much more audio *key* may ask for today, with *asked_s* asked for and not granted; None: no bound."""
+        left_s = self.audio_for_jobs_s(key, asked_s)
+        return None if left_s is None else max(0.0, left_s - self._jobs_s.get(key, 0.0))
+
+    def audio_for_jobs_s(self, key: str, asked_s: float) -> float | None:
+        """As `audio_left_s`, were there no jobs: what all of today's may come to."""
         most_s = self.max_audio_s_a_day(key)
         return max(0.0, most_s - self.audio_today_s().get(key, 0.0) - asked_s) if most_s else None
 
     def audio_today_s(self) -> dict[str, float]:
-        """Granted today, by key; what was granted before is forgotten."""
+        """Granted to calls today, by key; what was granted before is forgotten."""
         today = int(self._wall_clock() // DAY_S)
         if today != self._day:
             self._day = today
             self._audio_s.clear()
+            self._jobs_s.clear()
         return self._audio_s
 
     def day_ends_in_s(self) -> int:

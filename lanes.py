@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from key_limits import share_of
 from reservation import Reservation
 from throughput import Throughput
 from waiting import Line
@@ -32,6 +33,8 @@ class Lane:
     """Past the door, their bodies being read."""
     places: dict[str, int] = field(default_factory=dict)
     """At the door and in the line, by key."""
+    jobs: dict[Reservation, None] = field(default_factory=dict)
+    """Of those in the line or called, the jobs that were accepted before. A process has one of a kind there."""
     active: dict[Reservation, None] = field(default_factory=dict)
     """Those that have a slot."""
     called: Reservation | None = None
@@ -65,6 +68,8 @@ class Lane:
     def join(self, reservation: Reservation) -> None:
         self.arriving -= 1
         self.line.add(reservation)
+        if reservation.accepted:
+            self.jobs[reservation] = None
 
     def call_next(self, now: float) -> None:
         """Call the first in the line, where a slot is free that it may have and nobody called waits for memory."""
@@ -84,6 +89,7 @@ class Lane:
 
     def let_in(self, reservation: Reservation) -> None:
         self.called = None
+        self.jobs.pop(reservation, None)
         self.speed.at_work(True)
         self._give_up_place(reservation.key)
 
@@ -93,6 +99,7 @@ class Lane:
         if reservation not in self.active or self.called is reservation:
             self._give_up_place(reservation.key)
         self.line.remove(reservation)
+        self.jobs.pop(reservation, None)
         if self.called is reservation:
             self.called = None
         self.active.pop(reservation, None)
@@ -106,9 +113,15 @@ class Lane:
     # --- amounts and times -------------------------------------------------------------------------------------------
 
     def asked_by(self, key: str) -> float:
-        """Of work that *key* waits for."""
+        """Of work that *key* waits for; without its jobs', which counts from when they were accepted."""
         called = self.called.amount if self.called and self.called.key == key else 0.0
-        return self.line.amount_of(key) + called
+        of_jobs = sum(job.amount for job in self.jobs if job.key == key)
+        return max(0.0, self.line.amount_of(key) + called - of_jobs)
+
+    def has_its_share(self, key: str) -> bool:
+        """Whether *key* holds as many slots, or is about to, as one of several keys may."""
+        own = sum(one.key == key for one in self.active if one is not self.called) + self.places.get(key, 0)
+        return own >= share_of(self.slots)
 
     def backlog_s(self, key: str, priority: int, *, from_door: bool = False) -> float | None:
         """How long it takes until a newcomer to the line (*from_door*: to the door) is served, at the measured speed;

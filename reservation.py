@@ -73,6 +73,8 @@ class Reservation:
     """Whether it counts among its key's requests; not, where it is a part of one."""
     accepted: bool = False
     """Its caller was told that it will be done: it is neither refused nor sent home, however long the line is."""
+    charged: float = 0.0
+    """Of its audio, what counts for its key's day already: a job's does from when it was accepted."""
     on_granted: Callable[[], None] | None = None
     at_work: bool = False
     """Whether it has been granted."""

@@ -89,6 +89,9 @@ THREADS = 32
 LEAST_LIVE_SESSIONS = 2
 """One who speaks must not keep a second from trying."""
 
+KEYS_S = 15.0
+"""How often keys are looked at that nobody sends."""
+
 log = structlog.get_logger("main")
 
 
@@ -421,7 +424,10 @@ async def job_desk(
     has this data. *facts*: what this process says of itself, by
     the number of jobs that run; None: it does no jobs."""
     owner = f"{socket.gethostname()[:40]}:{secrets.token_hex(8)}"
-    leases, bells = Leases(database, owner, lease_s=settings.job_lease_s), Bells()
+    leases, bells = (
+        Leases(database, owner, lease_s=settings.job_lease_s, max_running=admission.keys.max_requests),
+        Bells(),
+    )
     store = JobStore(
         database,
         lease_s=settings.job_lease_s,
@@ -455,12 +461,20 @@ async def job_desk(
             say, own = facts, runner
             reporting = keep_reporting(fleet, owner, lambda: say(len(own.running)))
             await stack.enter_async_context(background(reporting, "fleet"))
-        desk = Desk(store, leases, uploads, media, bells, runner, publish=publish)
+            await stack.enter_async_context(background(_keep_looking(keys), "keys"))
+        desk = Desk(store, leases, uploads, media, bells, runner, publish=publish, admission=admission)
         reaping = reap(leases, desk.tell, republishes=publish is not None)
         await stack.enter_async_context(background(reaping, "reaper"))
         lifetimes = Lifetimes(settings.result_ttl_s, settings.media_ttl_s, int(settings.media_quota_gb * 2**30))
         await stack.enter_async_context(background(sweep(store, uploads, media, lifetimes), "sweeper"))
         yield desk
+
+
+async def _keep_looking(keys: Keys) -> None:
+    """Whoever does jobs goes by the limits of keys that others have made, and that never come here. For ever."""
+    while True:
+        await asyncio.sleep(KEYS_S)
+        await keys.look(KEYS_S)
 
 
 def stores(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[Media, Uploads]:

@@ -189,9 +189,7 @@ async def submit_batch(
     if idempotency_key is not None:
         # The first one stands for all.
         new[0] = replace(new[0], idempotency_key=idempotency_key, fingerprint=_fingerprint(new))
-    made, created = await asyncio.to_thread(parts.desk.store.submit_many, new)
-    if created:
-        parts.desk.tell(made)
+    made = await parts.desk.submit_many(new)
     batch_id = made[0].batch_id or ""
     response.headers["Location"] = status_url = f"/jobs/batch/{batch_id}"
     return BatchAccepted(batch_id=batch_id, jobs=[job.id for job in made], status_url=status_url)

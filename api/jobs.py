@@ -44,6 +44,7 @@ from errors import (
     OutOfMemory,
     PathNotAllowed,
     ProviderNotAllowed,
+    QueueFull,
     QuotaUsed,
     ShuttingDown,
     StorageFull,
@@ -159,7 +160,7 @@ async def cancel_job(request: Request, id: str) -> JobDescription:
 @router.post(
     "/jobs/{id}/retry",
     summary="Try a failed or cancelled job again",
-    responses=responses(*ERRORS, NotRetryable, UploadGone),
+    responses=responses(*ERRORS, NotRetryable, QueueFull, UploadGone),
 )
 async def retry_job(request: Request, id: str) -> JobDescription:
     """What was finished of it is not done again."""

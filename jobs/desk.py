@@ -6,12 +6,15 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
+from admission import AdmissionController
 from downloads.stored_files import Media
-from errors import IdempotencyConflict, JobCancelled, NotRetryable, QueueFull, UploadGone, raised_again
+from errors import IdempotencyConflict, JobCancelled, NotRetryable, QueueFull, QuotaUsed, UploadGone, raised_again
 from jobs.bells import Bells, heard_within
 from jobs.crew import TRANSCRIPT, Outcome
 from jobs.journal import Told, told_by
@@ -20,7 +23,7 @@ from jobs.model import Job, NewJob, State
 from jobs.runner import Runner
 from jobs.store import JobStore
 from jobs.uploads import Uploads
-from reservation import Reservation
+from reservation import OF_AUDIO, Reservation
 from undisturbed import undisturbed
 
 PAGE = 100
@@ -30,6 +33,8 @@ LOOK_S = 1.0
 """How often a job that others do is looked at by those who wait for it."""
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 
 class Desk:
@@ -45,8 +50,10 @@ class Desk:
         runner: Runner | None,
         *,
         publish: Callable[[Sequence[Job]], None] | None = None,
+        admission: AdmissionController | None = None,
     ) -> None:
-        """*runner*: None where only others do jobs. *publish*: tells those others; quick, and never raises."""
+        """*runner*: None where only others do jobs. *publish*: tells those others; quick, and never raises.
+        *admission*: knows what audio each key may have in a day; None: any."""
         self.store = store
         self.bells = bells
         self._leases = leases
@@ -54,6 +61,7 @@ class Desk:
         self._media = media
         self._runner = runner
         self._publish = publish
+        self._admission = admission
         if runner is not None:
             runner.tell = self.tell
 
@@ -62,14 +70,14 @@ class Desk:
     async def submit(self, new: NewJob, upload: Path | None) -> Job:
         """Write the job down, with what its caller has sent; it is safe when this returns.
 
-        Raises IdempotencyConflict, QueueFull, StorageFull, StoreUnavailable.
+        Raises IdempotencyConflict, QueueFull, QuotaUsed, StorageFull, StoreUnavailable.
         """
         kept = None if upload is None else await asyncio.to_thread(self._uploads.keep, upload)
         if kept is not None:
             new = dataclasses.replace(new, source=new.source | {"upload": kept})
         try:
-            job, created = await asyncio.to_thread(self.store.submit, new)
-        except (IdempotencyConflict, QueueFull):
+            job, created = await self._counted([new], partial(self.store.submit, new))
+        except (IdempotencyConflict, QueueFull, QuotaUsed):
             await self._forget(kept)
             raise
         # NOTE: after any other error the job may be there all the same; the sweeper knows better later.
@@ -78,6 +86,30 @@ class Desk:
         else:
             await self._forget(kept)
         return job
+
+    async def submit_many(self, new: Sequence[NewJob]) -> list[Job]:
+        """As `submit`, for a batch of what needs no upload: all or none, in order."""
+        jobs, created = await self._counted(new, partial(self.store.submit_many, new))
+        if created:
+            self.tell(jobs)
+        return jobs
+
+    async def _counted(self, new: Sequence[NewJob], submit: Callable[..., tuple[T, bool]]) -> tuple[T, bool]:
+        """What *submit* makes of one key's jobs. Their audio counts from before that: no call is to have it, too."""
+        if self._admission is None:
+            return await asyncio.to_thread(submit)
+        key, audio_s = new[0].key, sum(one.size or 0.0 for one in new if one.work in OF_AUDIO)
+        most_s = self._admission.audio_for_jobs_s(key)
+        charge = partial(self._admission.keys.charge, key, of_job=True)
+        charge(audio_s)
+        try:
+            made, created = await asyncio.to_thread(submit, audio_s=most_s)
+        except (IdempotencyConflict, QueueFull, QuotaUsed):
+            charge(-audio_s)
+            raise
+        if not created:
+            charge(-audio_s)
+        return made, created
 
     async def _forget(self, upload: str | None) -> None:
         if upload is not None:
@@ -183,7 +215,7 @@ class Desk:
         return job
 
     async def retry(self, job_id: str, key: str | None = None) -> Job:
-        """Queue a failed or cancelled job once more. Raises JobNotFound, NotRetryable, UploadGone."""
+        """Queue a failed or cancelled job once more. Raises JobNotFound, NotRetryable, QueueFull, UploadGone."""
         job = await asyncio.to_thread(self.store.get, job_id, key)
         if not any(job.source.get(name) for name in ("upload", "file", "url")):
             # Its caller waited for it: what it sent was not kept.

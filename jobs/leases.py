@@ -6,7 +6,7 @@ still the job's. An owner that was away for too long is thereby shut out, whatev
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -43,9 +43,18 @@ class LeaseLost(Exception):
 class Leases:
     """One owner's hold on jobs. Synchronous and thread-safe; every method is one short transaction."""
 
-    def __init__(self, database: Database, owner: str, *, lease_s: float = LEASE_S) -> None:
-        """*owner*: a name that no other process has, nor this one after a restart."""
+    def __init__(
+        self,
+        database: Database,
+        owner: str,
+        *,
+        lease_s: float = LEASE_S,
+        max_running: Callable[[str], int] = lambda key: 0,
+    ) -> None:
+        """*owner*: a name that no other process has, nor this one after a restart. *max_running*: how many jobs of a
+        key may run at once, whoever does them; 0: any number. Asked in a thread."""
         self._database = database
+        self._max_running = max_running
         self.owner = owner
         self.lease_s = lease_s
 
@@ -56,14 +65,15 @@ class Leases:
 
     def claim(self, works: Collection[Work], *, links: bool = True) -> Job | None:
         """The job whose turn it is, of those kinds, for this owner from now on; None where none waits. Without *links*,
-        none whose recording has to be fetched before it can be heard.
+        none whose recording has to be fetched before it can be heard. Keys that have enough at work are passed over.
         """
         with self._database.writing() as connection:
             # Two that read the same accounts would take one turn twice, and pass over the lowest class's.
             self._database.alone(connection, Lock.TURNS)
+            claimable = self._claimable(connection, works, links)
             lines = connection.execute(
                 sa.select(jobs.c.priority, jobs.c.key, sa.func.min(jobs.c.created_at))
-                .where(*self._claimable(works, links))
+                .where(*claimable)
                 .group_by(jobs.c.priority, jobs.c.key)
             ).all()
             if not lines:
@@ -72,7 +82,7 @@ class Leases:
             for line in in_order((Waiting(*row) for row in lines), accounts, rounds):
                 first = connection.scalar(
                     sa.select(jobs.c.id)
-                    .where(*self._claimable(works, links), jobs.c.priority == line.priority, jobs.c.key == line.key)
+                    .where(*claimable, jobs.c.priority == line.priority, jobs.c.key == line.key)
                     .order_by(jobs.c.created_at, jobs.c.id)
                     .limit(1)
                     .with_for_update(skip_locked=True)
@@ -83,10 +93,23 @@ class Leases:
                     return job
         return None
 
-    def _claimable(self, works: Collection[Work], links: bool) -> tuple[sa.ColumnElement[bool], ...]:
+    def _claimable(
+        self, connection: sa.Connection, works: Collection[Work], links: bool
+    ) -> tuple[sa.ColumnElement[bool], ...]:
         meant = sa.or_(jobs.c.not_for.is_(None), jobs.c.not_for != self.owner)
         lies_here = sa.or_(jobs.c.work.not_in(OF_AUDIO), jobs.c.source["url"].as_string().is_(None))
-        return jobs.c.state == State.QUEUED, jobs.c.work.in_(works), meant, sa.true() if links else lies_here
+        # A part is done for a job that runs already.
+        may_run = sa.or_(jobs.c.parent_id.is_not(None), jobs.c.key.not_in(self._busy_keys(connection)))
+        return jobs.c.state == State.QUEUED, jobs.c.work.in_(works), meant, may_run, sa.true() if links else lies_here
+
+    def _busy_keys(self, connection: sa.Connection) -> list[str]:
+        """Whose jobs that run, over all machines, are as many as may. Calls that wait here are the gate's to count."""
+        running = connection.execute(
+            sa.select(jobs.c.key, sa.func.count())
+            .where(jobs.c.state == State.RUNNING, sa.not_(jobs.c.attended), jobs.c.parent_id.is_(None))
+            .group_by(jobs.c.key)
+        )
+        return [key for key, number in running if 0 < self._max_running(key) <= number]
 
     def _begin(self, connection: sa.Connection, job_id: str) -> Job:
         now = self._database.now(connection)

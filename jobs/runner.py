@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -265,10 +266,12 @@ class Runner:
         job = running.job
         past = await asyncio.to_thread(self._store.history_of, job.id) if job.attempt > 1 else ()
         running.journal = self._journal(job, past)
+        # What an earlier attempt has found out of a link counted then; a part is counted in its whole.
+        charged = math.inf if job.parent_id is not None else job.size or 0.0
         with (
             private_folder(self._work_folder) as folder,
             self._admission.reserve(
-                job.work, job.key, job.priority, counted=False, accepted=True, on_granted=self.wake
+                job.work, job.key, job.priority, accepted=True, charged=charged, on_granted=self.wake
             ) as running.place,
         ):
             async with self._uploads.opened(job.source.get("upload")) as upload:

@@ -11,13 +11,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from errors import IdempotencyConflict, JobNotFound, JobNotOver, NotRetryable, QueueFull
+from admission import MOST_RETRY_AFTER_S
+from errors import IdempotencyConflict, JobNotFound, JobNotOver, NotRetryable, QueueFull, QuotaUsed
 from jobs.database import Database, Lock
 from jobs.model import OVER, Event, Job, NewJob, State
 from jobs.rows import COLUMNS, changed, end, event_of, job_of, new_id, tell
 from jobs.tables import deliveries, events, jobs, results
-from key_limits import crowds
-from reservation import Work
+from key_limits import DAY_S, crowds
+from reservation import OF_AUDIO, Work
 
 ANYBODY = None
 """In place of a key: for the service itself, which may see every job."""
@@ -54,11 +55,12 @@ class JobStore:
 
     # --- written down ----------------------------------------------------------------------------------------------
 
-    def submit(self, new: NewJob, owner: str | None = None) -> tuple[Job, bool]:
+    def submit(self, new: NewJob, owner: str | None = None, *, audio_s: float | None = None) -> tuple[Job, bool]:
         """The job of *new*, and whether it was made just now: not, where its idempotency key was used before.
 
-        *owner*: who begins it at once, a server on whose connection the caller waits; else it is queued.
-        Raises IdempotencyConflict, QueueFull, StorageFull, StoreUnavailable.
+        *owner*: who begins it at once, a server on whose connection the caller waits; else it is queued. *audio_s*:
+        what its key's queued jobs of today (UTC) may come to; None: any length.
+        Raises IdempotencyConflict, QueueFull, QuotaUsed, StorageFull, StoreUnavailable.
         """
         try:
             with self._database.writing() as connection:
@@ -66,6 +68,7 @@ class JobStore:
                     return twin, False
                 if owner is None:
                     self._check_room(connection, new.key, 1)
+                    self._check_audio(connection, [new], audio_s)
                 return self._written(connection, new, owner), True
         except IntegrityError:
             # Another machine was quicker by a moment.
@@ -74,17 +77,18 @@ class JobStore:
                     return twin, False
             raise
 
-    def submit_many(self, new: Sequence[NewJob]) -> tuple[list[Job], bool]:
+    def submit_many(self, new: Sequence[NewJob], *, audio_s: float | None = None) -> tuple[list[Job], bool]:
         """The queued jobs of one batch, all or none, in order; and whether they were made just now: not, where the
-        idempotency key of the first was used before, whose batch it is then.
+        idempotency key of the first was used before, whose batch it is then. *audio_s*: as for `submit`.
 
-        Raises IdempotencyConflict, QueueFull, StorageFull, StoreUnavailable.
+        Raises IdempotencyConflict, QueueFull, QuotaUsed, StorageFull, StoreUnavailable.
         """
         try:
             with self._database.writing() as connection:
                 if twin := _twin(connection, new[0]):
                     return _batch_of(connection, twin), False
                 self._check_room(connection, new[0].key, len(new))
+                self._check_audio(connection, new, audio_s)
                 return [self._written(connection, one, None) for one in new], True
         except IntegrityError:
             with self._database.reading() as connection:
@@ -106,6 +110,30 @@ class JobStore:
             own = int(connection.scalar(_QUEUED.where(jobs.c.key == key)) or 0) + number - 1
             if crowds(own, room):
                 raise QueueFull("Enough of this key's jobs wait already: the rest of the queue is for others.")
+
+    def _check_audio(self, connection: sa.Connection, new: Sequence[NewJob], most_s: float | None) -> None:
+        """Raises QuotaUsed where the key's jobs of today would come to more than *most_s*, whoever took them in, and
+        whatever has become of them; else nobody else takes what is left meanwhile.
+
+        A link counts from when its length is known. NOTE: what is forgotten (RESULT_TTL_S) counts no more.
+        """
+        if most_s is None or new[0].work not in OF_AUDIO:
+            return
+        self._database.alone(connection, Lock.QUEUE)
+        now = self._database.now(connection)
+        had_s = connection.scalar(
+            sa.select(sa.func.coalesce(sa.func.sum(jobs.c.size), 0.0)).where(
+                jobs.c.key == new[0].key,
+                jobs.c.created_at >= now - now % DAY_S,
+                jobs.c.work.in_(OF_AUDIO),
+                # Those that a server's own callers wait for, it has counted itself; parts are counted in their wholes.
+                sa.not_(jobs.c.attended),
+                jobs.c.parent_id.is_(None),
+            )
+        )
+        left_s = most_s - float(had_s or 0.0)
+        if left_s <= 0 or sum(one.size or 0.0 for one in new) > left_s:
+            raise QuotaUsed(retry_after_s=MOST_RETRY_AFTER_S)
 
     def _written(self, connection: sa.Connection, new: NewJob, owner: str | None) -> Job:
         now = self._database.now(connection)
@@ -266,12 +294,13 @@ class JobStore:
     def retry(self, job_id: str, key: str | None = ANYBODY) -> Job:
         """Queue a failed or cancelled job once more; what was finished of it is not done again.
 
-        Raises JobNotFound, NotRetryable.
+        Raises JobNotFound, NotRetryable, QueueFull.
         """
         with self._database.writing() as connection:
             job = _get(connection, job_id, key, lock=True)
             if job.state not in (State.FAILED, State.CANCELLED):
                 raise NotRetryable
+            self._check_room(connection, job.key, 1)
             again = changed(
                 connection,
                 jobs.c.id == job_id,

@@ -43,8 +43,8 @@ class Place:
     def store_of(self, *, max_queued: int = 0, several_keys: bool = False) -> JobStore:
         return JobStore(self.database, lease_s=LEASE_S, max_queued=max_queued, several_keys=lambda: several_keys)
 
-    def owner(self, name: str = "a") -> Leases:
-        return Leases(self.database, name, lease_s=LEASE_S)
+    def owner(self, name: str = "a", max_running: Callable[[str], int] = lambda key: 0) -> Leases:
+        return Leases(self.database, name, lease_s=LEASE_S, max_running=max_running)
 
     def submit(self, key: str = "k", priority: int = 0, owner: str | None = None, **asked: Any) -> Job:
         """A job that nothing is special about but what is *asked*. *owner*: who attends to it."""

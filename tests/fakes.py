@@ -220,7 +220,8 @@ def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int 
     work.mkdir()
     transcriber, engine, fetcher = FakeTranscriber(), FakeEngine(), FakeFetcher()
     database, bells, uploads = make_database(folder), Bells(), UploadStore(folder / "uploads")
-    store, leases = JobStore(database, lease_s=LEASE_S, max_queued=max_queued), Leases(database, "here")
+    store = JobStore(database, lease_s=LEASE_S, max_queued=max_queued)
+    leases = Leases(database, "here", max_running=admission.keys.max_requests)
     crew = Crew(transcriber, fetcher, media, FFmpeg.locate(""), admission, max_duration_s=3600.0)
     runner = Runner(
         store,
@@ -235,7 +236,7 @@ def make_parts(folder: Path, *, keys: Keys | None = None, max_upload_bytes: int 
         grace_s=grace_s,
         on_transcript=metrics.transcribed,
     )
-    desk = Desk(store, leases, uploads, media, bells, runner)
+    desk = Desk(store, leases, uploads, media, bells, runner, admission=admission)
     memory = MemoryWatch(seen, admission)
     memory.view = seen()
     metrics.show(State(admission, memory, engine, engines_bytes=600 * MIB))

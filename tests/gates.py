@@ -133,6 +133,7 @@ class Gate:
         *,
         memory_mb: int = 1000,
         downloads: int = 2,
+        live: int = 2,
         several_keys: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
         **bounds: Any,
@@ -142,7 +143,7 @@ class Gate:
         self.loop.time = self.clock  # type: ignore[method-assign]
         self.memory = MemorySemaphore(memory_mb * MB)
         slots_of = {Work.TRANSCRIPTION: slots, Work.DOWNLOAD: downloads, Work.EXTRACTION: 2}
-        slots_of |= {Work.LIVE: 2, Work.UPSTREAM: 2}
+        slots_of |= {Work.LIVE: live, Work.UPSTREAM: 2}
         self.controller = AdmissionController(
             {DEVICE: self.memory},
             Bounds(slots_of, **bounds),

@@ -14,7 +14,7 @@ from api.application import assemble
 from disk import Disk
 from errors import UnsupportedMedia
 from jobs.model import State
-from tests.fakes import AUTH, KEY, Parts, make_parts
+from tests.fakes import AUTH, KEY, OWNER, Parts, make_parts
 
 OTHER = "another-api-key-456"
 FILE = {"file": ("talk.mp3", b"what was said")}
@@ -24,6 +24,12 @@ UNKNOWN = "0" * 32
 @pytest.fixture
 def parts(tmp_path: Path) -> Parts:
     return make_parts(tmp_path, keys=Keys([KEY, OTHER]))
+
+
+def opened(parts: Parts) -> httpx.AsyncClient:
+    app = assemble()
+    app.state.services = parts.services
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1", headers=AUTH)
 
 
 async def handed_in(client: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
@@ -111,16 +117,88 @@ async def test_a_link_that_is_none_is_refused_at_submission(client: httpx.AsyncC
 
 async def test_too_many_waiting_jobs_are_refused(tmp_path: Path) -> None:
     parts = make_parts(tmp_path, max_queued=1)
-    app = assemble()
-    app.state.services = parts.services
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app), base_url="http://127.0.0.1", headers=AUTH
-    ) as client:
+    async with opened(parts) as client:
         await handed_in(client)
         answer = await client.post("/transcribe", files=FILE, params={"mode": "async"})
         assert (answer.status_code, answer.json()["code"]) == (429, "QUEUE_FULL")
     # What was sent for it is not kept.
     assert len(list((tmp_path / "uploads").iterdir())) == 1
+
+
+async def test_jobs_are_no_way_round_a_keys_audio_of_the_day(tmp_path: Path) -> None:
+    """Each has 10 s. What waits counts; calls, jobs, batches and jobs that were done share one day."""
+    parts = make_parts(tmp_path, max_audio_s_a_day=35.0)
+    async with opened(parts) as client:
+        once = {"Idempotency-Key": "once"}
+        answers = [
+            *(await asyncio.gather(*(client.post("/transcribe?mode=async", files=FILE) for _ in range(4)))),
+            await client.post("/transcribe", files=FILE),
+        ]
+        assert sorted(answer.status_code for answer in answers) == [202, 202, 202, 429, 429]
+        for refused in [answer for answer in answers if answer.status_code == 429]:
+            assert refused.json()["code"] == "QUOTA_USED"
+            assert int(refused.headers["Retry-After"]) > 0
+        assert '"audio-seconds";r=5' in answers[-1].headers["RateLimit"]
+        assert len(list((tmp_path / "uploads").iterdir())) == 3, "what was refused is not kept"
+        async with parts.runner:
+            for answer in answers:
+                if answer.status_code == 202:
+                    await state_of(client, answer.json(), State.SUCCEEDED)
+        assert (await client.post("/transcribe?mode=async", files=FILE, headers=once)).status_code == 429
+        assert '"audio-seconds";r=5' in (await client.get("/jobs")).headers["RateLimit"], "nothing was counted twice"
+
+
+async def test_calls_leave_less_to_jobs_and_what_is_sent_again_costs_nothing(tmp_path: Path) -> None:
+    parts = make_parts(tmp_path, max_audio_s_a_day=25.0)
+    async with opened(parts) as client:
+        assert (await client.post("/transcribe", files=FILE)).status_code == 200
+        once = {"Idempotency-Key": "once"}
+        first = await client.post("/transcribe?mode=async", files=FILE, headers=once)
+        again = await client.post("/transcribe?mode=async", files=FILE, headers=once)
+        assert (first.status_code, again.status_code) == (202, 202)
+        assert first.json()["id"] == again.json()["id"]
+        assert '"audio-seconds";r=5' in again.headers["RateLimit"]
+        assert (await client.post("/transcribe?mode=async", files=FILE)).status_code == 429
+
+
+async def test_a_batch_shares_its_keys_audio_of_the_day(tmp_path: Path) -> None:
+    parts = make_parts(tmp_path, max_audio_s_a_day=35.0)
+    (source := tmp_path / "stored.mp3").write_bytes(b"stored words")
+    file = parts.services.media.add(source, owner=OWNER, name="stored.mp3", media_type="audio/mpeg").id
+    async with opened(parts) as client:
+        first = await client.post("/jobs/batch", json={"files": [file, file]})
+        assert first.status_code == 202
+        assert '"audio-seconds";r=15' in first.headers["RateLimit"]
+        second = await client.post("/jobs/batch", json={"files": [file, file]})
+        assert (second.status_code, second.json()["code"]) == (429, "QUOTA_USED")
+        assert '"audio-seconds";r=15' in second.headers["RateLimit"]
+        assert (await client.post("/jobs/batch", json={"files": [file]})).status_code == 202
+
+
+async def test_a_link_that_is_longer_than_the_day_ends_as_what_it_is(tmp_path: Path) -> None:
+    """Its length is known when it is fetched: the job was accepted, and is not done."""
+    parts = make_parts(tmp_path, max_audio_s_a_day=15.0)
+    async with opened(parts) as client:
+        jobs = [
+            (await client.post("/transcribe", json={"url": "https://example.com/a.mp3", "mode": "async"})).json()
+            for _ in range(2)
+        ]
+        async with parts.runner:
+            ends = [await state_of(client, job, State.SUCCEEDED, State.FAILED) for job in jobs]
+        assert sorted(end["state"] for end in ends) == ["failed", "succeeded"]
+        (failed,) = [end for end in ends if end["state"] == "failed"]
+        refused = await client.get(f"/jobs/{failed['id']}/result")
+        assert (refused.status_code, refused.json()["code"]) == (429, "QUOTA_USED")
+
+
+async def test_a_retry_finds_no_room_in_a_full_queue(tmp_path: Path) -> None:
+    parts = make_parts(tmp_path, max_queued=1)
+    async with opened(parts) as client:
+        job = await handed_in(client)
+        await client.delete(f"/jobs/{job['id']}")
+        await handed_in(client)
+        refused = await client.post(f"/jobs/{job['id']}/retry")
+        assert (refused.status_code, refused.json()["code"]) == (429, "QUEUE_FULL")
 
 
 async def test_a_full_disk_refuses_work_before_it_begins(tmp_path: Path) -> None:

@@ -47,6 +47,37 @@ def test_a_claim_begins_the_next_attempt_under_a_lease(place: Place) -> None:
     assert told == [("queued", {}), ("running", {"attempt": 1}), ("queued", {}), ("running", {"attempt": 2})]
 
 
+def test_a_key_has_so_many_jobs_at_work(place: Place) -> None:
+    """Over all machines; its others wait, and those of other keys are begun meanwhile."""
+
+    def most(key: str) -> int:
+        return {"k": 2}.get(key, 0)
+
+    jobs = [place.submit_later() for _ in range(4)]
+    theirs = [place.submit_later("other") for _ in range(3)]
+    here, there = place.owner("a", most), place.owner("b", most)
+    claimed = [job for _ in range(4) for owner in (here, there) if (job := owner.claim(ALL))]
+    assert {job.id for job in claimed} == {job.id for job in [*jobs[:2], *theirs]}
+    (mine, *_) = (job for job in claimed if job.key == "k")
+    commit(here if mine.owner == "a" else there, mine)
+    assert (next_one := there.claim(ALL))
+    assert next_one.id == jobs[2].id
+    assert here.claim(ALL) is None
+
+
+def test_calls_and_parts_keep_no_job_of_their_key_waiting(place: Place) -> None:
+    """Calls are the gate's to count, and a part is done for a job that runs; a part waits for nobody else either."""
+    owner = place.owner("a", lambda key: 1)
+    place.submit(owner="b")
+    part = place.submit(parent_id="0" * 32)
+    job = place.submit_later()
+    another = place.submit_later(parent_id="1" * 32)
+    place.submit_later()
+    found = [owner.claim(ALL) for _ in range(4)]
+    assert [one.id for one in found if one] == [part.id, job.id, another.id]
+    assert found[3] is None
+
+
 def test_what_must_be_fetched_first_can_be_left_for_later(place: Place) -> None:
     """A download is work of its own, whoever's recording it is."""
     link = place.submit(source={"url": "https://example.com/a.mp3"})

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from errors import IdempotencyConflict, JobNotFound, JobNotOver, NotRetryable, QueueFull
+from errors import IdempotencyConflict, JobNotFound, JobNotOver, NotRetryable, QueueFull, QuotaUsed
 from jobs.model import MAX_ATTEMPTS, Job, State
 from jobs.store import Counts, JobStore
 from jobs.tables import deliveries, events, jobs, results
+from key_limits import DAY_S
 from reservation import Work
 from tests.databases import ALL, LEASE_S, Place, at_once, commit, jobs_on, new_job, sqlite_in
 
@@ -143,6 +144,55 @@ def test_a_batch_has_no_more_than_its_keys_share(place: Place) -> None:
     with pytest.raises(QueueFull):
         store.submit_many([new_job(key="greedy") for _ in range(7)])
     store.submit_many([new_job(key="greedy") for _ in range(6)])
+
+
+def test_a_keys_jobs_of_a_day_come_to_so_much_audio(place: Place) -> None:
+    """Those that wait and those that are over, whatever became of them; the next day, and for others, as much again."""
+    first = place.submit(size=40.0, idempotency_key="once", fingerprint="f")
+    place.store.cancel(first.id)
+    place.submit("other", size=1000.0)
+    place.submit(work=Work.EXTRACTION, size=1000.0)
+    for size in (20.5, 100.0):
+        with pytest.raises(QuotaUsed) as refused:
+            place.store.submit(new_job(size=size), audio_s=60.0)
+        assert refused.value.retry_after_s
+    assert place.store.submit(new_job(size=20.0), audio_s=60.0)[1]
+    for more in (new_job(size=0.1), new_job(source={"url": "https://example.com/a.mp3"})):
+        with pytest.raises(QuotaUsed):
+            place.store.submit(more, audio_s=60.0)
+    again = new_job(size=40.0, idempotency_key="once", fingerprint="f")
+    assert place.store.submit(again, audio_s=60.0)[1] is False, "it is counted already"
+    assert place.store.submit(new_job(size=0.1))[1], "who has no bound"
+    assert place.store.submit(new_job(work=Work.DOWNLOAD), audio_s=60.0)[1], "a download is no audio"
+    place.clock.now_s += DAY_S
+    assert place.store.submit(new_job(size=60.0), audio_s=60.0)[1]
+
+
+def test_what_a_server_counts_itself_does_not_count_twice(place: Place) -> None:
+    """Calls that wait here, and the parts of a job."""
+    place.submit(owner="a", size=50.0)
+    place.submit(parent_id="0" * 32, size=50.0)
+    assert place.store.submit(new_job(size=60.0), audio_s=60.0)[1]
+
+
+def test_a_batch_is_refused_whole_where_its_audio_is_too_much(place: Place) -> None:
+    with pytest.raises(QuotaUsed):
+        place.store.submit_many([new_job(size=30.0), new_job(), new_job(size=30.1)], audio_s=60.0)
+    assert place.rows(jobs) == []
+    assert place.store.submit_many([new_job(size=30.0), new_job(), new_job(size=30.0)], audio_s=60.0)[1]
+
+
+def test_of_a_crowd_no_more_are_taken_than_the_day_has_audio(place: Place) -> None:
+    """As if they had come to as many servers."""
+
+    def submit(_: int) -> bool:
+        try:
+            return place.store_of().submit(new_job(size=20.0), audio_s=60.0)[1]
+        except QuotaUsed:
+            return False
+
+    assert sum(at_once(8, submit)) == 3
+    assert len(place.rows(jobs)) == 3
 
 
 def test_a_batch_is_written_down_whole_or_not_at_all(place: Place) -> None:
@@ -514,3 +564,16 @@ def test_what_waits_or_runs_is_never_forgotten(place: Place) -> None:
     place.submit(owner="a")
     place.clock.now_s += 1e9
     assert place.store.forget(0.0) == []
+
+
+def test_what_is_tried_again_needs_room_in_the_queue(place: Place) -> None:
+    """Else a key that hands in and cancels would come to hold all of it, and more."""
+    store = place.store_of(max_queued=9, several_keys=True)
+    over = [store.cancel(store.submit(new_job())[0].id) for _ in range(8)]
+    for job in over[:6]:
+        assert store.retry(job.id).state is State.QUEUED
+    with pytest.raises(QueueFull):
+        store.retry(over[6].id)
+    assert store.get(over[6].id).state is State.CANCELLED
+    store.cancel(over[0].id)
+    assert store.retry(over[7].id).state is State.QUEUED

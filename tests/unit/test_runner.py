@@ -31,13 +31,13 @@ def name() -> str:
     return configured(KEY).owner
 
 
-async def submitted(parts: Parts, text: str = "words") -> Job:
+async def submitted(parts: Parts, text: str = "words", key: str = "") -> Job:
     folder = parts.work_folder / "incoming"
     folder.mkdir(exist_ok=True)
     upload = folder / "upload"
     upload.write_text(text)
     options = OPTIONS.dump_python(TranscriptionOptions("base", "en"), mode="json")
-    new = NewJob(Work.TRANSCRIPTION, name(), 0, {"response_format": "json"}, options, size=10.0)
+    new = NewJob(Work.TRANSCRIPTION, key or name(), 0, {"response_format": "json"}, options, size=10.0)
     return await parts.services.desk.submit(new, upload)
 
 
@@ -77,6 +77,23 @@ async def test_no_more_run_than_there_are_slots(tmp_path: Path) -> None:
         parts.transcriber.release.set()
         for job in jobs:
             await until(parts, job, over)
+
+
+async def test_a_key_has_no_more_jobs_at_work_than_it_may_send_requests(tmp_path: Path) -> None:
+    """The slots that it leaves are for others; when one ends, the next begins."""
+    parts = make_parts(tmp_path, slots=dict.fromkeys(Work, 5), max_per_key=2)
+    parts.transcriber.release.clear()
+    jobs = [await submitted(parts) for _ in range(4)]
+    theirs, store = await submitted(parts, key="other"), parts.services.desk.store
+    async with parts.runner:
+        await until(parts, theirs, lambda job: job.state is State.RUNNING)
+        await until(parts, jobs[1], lambda job: job.state is State.RUNNING)
+        parts.runner.wake()
+        await asyncio.to_thread(lambda: None)
+        assert [store.get(job.id).state for job in jobs].count(State.RUNNING) == 2
+        parts.transcriber.release.set()
+        for job in jobs:
+            assert (await until(parts, job, over)).state is State.SUCCEEDED
 
 
 async def linked(parts: Parts) -> Job:
