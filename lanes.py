@@ -120,7 +120,7 @@ class Lane:
 
     def has_its_share(self, key: str) -> bool:
         """Whether *key* holds as many slots, or is about to, as one of several keys may."""
-        own = sum(one.key == key for one in self.active if one is not self.called) + self.places.get(key, 0)
+        own = sum(one.key == key for one in self.active) + self.places.get(key, 0)
         return own >= share_of(self.slots)
 
     def backlog_s(self, key: str, priority: int, *, from_door: bool = False) -> float | None:

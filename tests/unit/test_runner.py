@@ -86,14 +86,26 @@ async def test_a_key_has_no_more_jobs_at_work_than_it_may_send_requests(tmp_path
     jobs = [await submitted(parts) for _ in range(4)]
     theirs, store = await submitted(parts, key="other"), parts.services.desk.store
     async with parts.runner:
-        await until(parts, theirs, lambda job: job.state is State.RUNNING)
-        await until(parts, jobs[1], lambda job: job.state is State.RUNNING)
-        parts.runner.wake()
-        await asyncio.to_thread(lambda: None)
+        for job in (*jobs[:2], theirs):
+            await until(parts, job, lambda job: job.state is State.RUNNING)
+        assert parts.runner._leases.claim([Work.TRANSCRIPTION]) is None
         assert [store.get(job.id).state for job in jobs].count(State.RUNNING) == 2
         parts.transcriber.release.set()
         for job in jobs:
             assert (await until(parts, job, over)).state is State.SUCCEEDED
+
+
+async def test_a_part_costs_its_key_nothing(tmp_path: Path) -> None:
+    """Its whole has been counted; and whoever does it reads the whole recording."""
+    parts = make_parts(tmp_path, max_audio_s_a_day=5.0)
+    (source := tmp_path / "stored.mp3").write_bytes(b"words")
+    file = parts.services.media.add(source, owner=name(), name="stored.mp3").id
+    options = OPTIONS.dump_python(TranscriptionOptions("base", "en"), mode="json")
+    new = NewJob(Work.TRANSCRIPTION, name(), 0, {"file": file}, options, size=1.0, parent_id="0" * 32)
+    part, _ = parts.services.desk.store.submit(new)
+    async with parts.runner:
+        assert (await until(parts, part, over)).state is State.SUCCEEDED
+    assert parts.services.admission.audio_left_s(name()) == 5.0
 
 
 async def linked(parts: Parts) -> Job:

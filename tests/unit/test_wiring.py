@@ -58,9 +58,7 @@ async def test_who_takes_jobs_and_who_does_them_go_by_their_keys_limits(
         with pytest.raises(QuotaUsed):
             await desk.submit(new, None)
         await parts.transcriber.started.wait()
-        assert desk._runner is not None
-        desk._runner.wake()
-        await asyncio.to_thread(lambda: None)
+        assert desk._leases.claim([Work.TRANSCRIPTION]) is None
         assert sorted(desk.store.get(job.id).state for job in jobs) == [State.QUEUED, State.RUNNING]
         parts.transcriber.release.set()
         for job in jobs:
