@@ -23,6 +23,7 @@ import telemetry
 from access.kept import kept_key
 from api.application import assemble
 from api.bounded_connection import Terms, protocol_on
+from api.bounded_socket import socket_on
 from api.connection_bounds import ConnectionBounds
 from api.live import LAST_WORD_S, MAX_MESSAGE_BYTES
 from api.services import Services
@@ -171,12 +172,13 @@ def serve() -> None:
         sys.exit(error.message)
     telemetry.configure(settings.log_level, hidden=secrets_of(settings))
     app = create_app(settings)
+    terms = terms_of(settings, app)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        http=protocol_on(terms_of(settings, app)),
-        ws="websockets-sansio",
+        http=protocol_on(terms),
+        ws=socket_on(terms),
         ws_max_size=MAX_MESSAGE_BYTES,
         # Sound does not get smaller.
         ws_per_message_deflate=False,

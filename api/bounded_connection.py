@@ -1,8 +1,9 @@
 """Connections that cannot be held for nothing: uvicorn's, with bounds on silence, on what is not read, and on numbers.
 
-`python main.py` serves with these. `uvicorn main:app` has uvicorn's own: it waits for a request's head, and for who
-does not read, however long, refuses nobody (but for --limit-concurrency), and answers what is no HTTP in plain
-text. Bodies that come too slowly are refused either way (`api.middleware`).
+`python main.py` serves with these, and with `api.bounded_socket` where they become WebSockets. `uvicorn main:app` has
+uvicorn's own: it waits for a request's head, and for who does not read, however long, refuses nobody (but for
+--limit-concurrency), and answers what is no HTTP in plain text. Bodies that come too slowly are refused either way
+(`api.middleware`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from telemetry import request_bound, request_id
 
 log = structlog.get_logger("api")
 
+NO_HANDSHAKE = "A request for a WebSocket has no body, and at most 128 headers of 8 KiB each."
+"""What the websockets package reads."""
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -50,6 +54,34 @@ def protocol_on(terms: Terms) -> type[H11Protocol]:
     return OnTerms
 
 
+class ReaderClock:
+    """Runs while what was sent waits to be read, and cuts off who has taken nothing of it for *unread_s*."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, unread_s: float) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._unread_s = unread_s
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        self.stop()
+        unread = self._transport.get_write_buffer_size()
+        self._timer = self._loop.call_later(self._unread_s, self.look, unread)
+
+    def look(self, unread_before: int) -> None:
+        """Wait on where less is unread than there was."""
+        if self._transport.get_write_buffer_size() < unread_before:
+            self.start()
+        else:
+            log.info("an answer was not read", code=ClientStalled.code)
+            self._transport.abort()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
 class BoundedConnection(H11Protocol):
     """One connection. While the head of a request is being waited for, a clock runs; while an answer waits to be
     read, another."""
@@ -59,12 +91,13 @@ class BoundedConnection(H11Protocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._head_clock: asyncio.TimerHandle | None = None
-        self._reader_clock: asyncio.TimerHandle | None = None
+        self._reader_clock: ReaderClock
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         clients = [getattr(one, "client", None) for one in self.connections]
         others = [client[0] if client else None for client in clients]
         super().connection_made(transport)
+        self._reader_clock = ReaderClock(transport, self.loop, self.terms.unread_s)
         # Whoever has not taken all of an answer is seen, not only who leaves more than 64 KiB of it.
         transport.set_write_buffer_limits(high=0)
         try:
@@ -77,7 +110,7 @@ class BoundedConnection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_clock()
-        self._stop_reader_clock()
+        self._reader_clock.stop()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -89,11 +122,14 @@ class BoundedConnection(H11Protocol):
             self._head_clock = self.loop.call_later(self.terms.head_s, self._head_overdue)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        # From here on another protocol has the connection, with a bound of its own.
+        # From here on another protocol has the connection, with bounds of its own.
         self._stop_head_clock()
-        self._stop_reader_clock()
+        self._reader_clock.stop()
         self.transport.set_write_buffer_limits()
         super().handle_websocket_upgrade(event)
+        # NOTE: uvicorn does not look whether the other protocol could read the head, and that one waits for ever then.
+        if not getattr(self.transport.get_protocol(), "handshake_initiated", True):
+            self._turn_away(MalformedRequest(NO_HANDSHAKE))
 
     def send_400_response(self, msg: str) -> None:
         # NOTE: uvicorn calls this while it handles h11's error, and hands on a sentence that says nothing.
@@ -107,11 +143,11 @@ class BoundedConnection(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._watch_reader()
+        self._reader_clock.start()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stop_reader_clock()
+        self._reader_clock.stop()
 
     def _head_overdue(self) -> None:
         self._head_clock = None
@@ -141,27 +177,10 @@ class BoundedConnection(H11Protocol):
         """Whether a request is being answered."""
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _watch_reader(self) -> None:
-        self._stop_reader_clock()
-        unread = self.transport.get_write_buffer_size()
-        self._reader_clock = self.loop.call_later(self.terms.unread_s, self._look_at_reader, unread)
-
-    def _look_at_reader(self, unread_before: int) -> None:
-        if self.transport.get_write_buffer_size() < unread_before:
-            self._watch_reader()
-        else:
-            log.info("an answer was not read", code=ClientStalled.code)
-            self.transport.abort()
-
     def _stop_head_clock(self) -> None:
         if self._head_clock is not None:
             self._head_clock.cancel()
             self._head_clock = None
-
-    def _stop_reader_clock(self) -> None:
-        if self._reader_clock is not None:
-            self._reader_clock.cancel()
-            self._reader_clock = None
 
 
 def rendered(error: ServiceError, name: str, scheme: str) -> bytes:

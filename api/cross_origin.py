@@ -70,7 +70,10 @@ def may_open(origin: str | None, host: str | None, allowed: Sequence[str]) -> bo
     """
     if origin is None or "*" in allowed or origin in allowed:
         return True
-    parts = urlsplit(origin)
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
     default = DEFAULT_PORTS.get(parts.scheme, "")
     own = (host or "").lower().removesuffix(default)
     return bool(own) and parts.netloc.lower().removesuffix(default) == own

@@ -233,7 +233,8 @@ class _Conversation:
             said = _command(first) if isinstance(first, str) else {}
             if said.get("type") != "start" or not isinstance(said.get("key"), str):
                 raise Unauthorized('Send the key in a header, or {"type":"start","key":"…"} as the first message.')
-            sent = [said["key"].encode()]
+            # NOTE: JSON can hold half a character, which is in no key.
+            sent = [said["key"].encode(errors="surrogatepass")]
         return await opened(self._websocket, sent, Scope.TRANSCRIBE)
 
     def _counted(self, key: str, model: str) -> Callable[[float], None]:
@@ -331,7 +332,7 @@ def _command(message: str) -> dict[str, Any]:
     """What a text message says. Raises InvalidRequest."""
     try:
         said = json.loads(message)
-    except ValueError:
+    except (ValueError, RecursionError):
         said = None
     if not isinstance(said, dict):
         raise InvalidRequest("A text message is a JSON object with a type.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket as sockets
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -145,6 +146,19 @@ def test_whoever_hangs_up_leaves_nothing(server: Server) -> None:
         socket.socket.close()
     server.wait_until(lambda: held(server) == 0 and len(server.processes()) <= before)
     assert any(told.get("code") == 1006 for told in server.lines("live-gone"))
+
+
+def test_whoever_pings_and_does_not_read_loses_the_place(server: Server) -> None:
+    """Answers to pings wait for nobody: they would fill the memory, and the connection would never end."""
+    head = f"GET /transcribe/live HTTP/1.1\r\nHost: here\r\nX-API-Key: {server.key}\r\nConnection: Upgrade\r\n"
+    head += "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    ping = bytes([0x89, 0xFD, 0, 0, 0, 0]) + bytes(125)
+    with sockets.create_connection(("127.0.0.1", server.port), timeout=60) as socket:
+        socket.sendall(head.encode())
+        server.wait_until(lambda: held(server) == 1)
+        with pytest.raises(ConnectionError):
+            socket.sendall(ping * 500_000)
+        server.wait_until(lambda: held(server) == 0)
 
 
 def test_its_seconds_are_counted(server: Server) -> None:

@@ -105,6 +105,17 @@ def test_heads_that_do_not_end_are_not_waited_for(server: Server) -> None:
         assert answered(silent) == (0, b"")
 
 
+@pytest.mark.parametrize("header", ["X-A: " + "x" * 9_000, "\r\n".join(["X-A: x"] * 200), "Content-Length: 1"])
+def test_a_handshake_that_cannot_be_read_holds_nothing(server: Server, header: str) -> None:
+    """One stranger could shut out everybody else with connections that nobody ends."""
+    lines = ["GET /transcribe/live HTTP/1.1", "Host: here", "Connection: Upgrade", "Upgrade: websocket"]
+    lines += ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", header]
+    with connection(server) as line:
+        line.sendall("\r\n".join((*lines, "", "")).encode())
+        status, body = answered(line)
+    assert (status, json.loads(body)["code"]) == (400, "MALFORMED_REQUEST")
+
+
 @needs_addresses
 def test_one_address_cannot_take_all_connections(server: Server) -> None:
     """Others go on; and a trusted proxy has as many as it needs."""

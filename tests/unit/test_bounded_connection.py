@@ -1,4 +1,5 @@
-"""Connections over real sockets: silence, answers that nobody reads, too many of them, and what is no HTTP."""
+"""Connections over real sockets: silence, answers that nobody reads, too many of them, and what is no HTTP; and what
+becomes of them as WebSockets."""
 
 from __future__ import annotations
 
@@ -14,12 +15,29 @@ from fastapi import FastAPI
 from uvicorn.server import ServerState
 
 from api.bounded_connection import Terms, protocol_on
+from api.bounded_socket import MOST_PONGS_BYTES, socket_on
 from api.connection_bounds import ConnectionBounds
 from errors import ServiceError
 from tests.fakes import KEY, Parts
 
 HOUR = 3600.0
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
+
+
+def upgrade(*headers: bytes) -> bytes:
+    lines = (
+        *(b"GET /live HTTP/1.1", b"Host: here", b"Connection: Upgrade", b"Upgrade: websocket"),
+        *(b"Sec-WebSocket-Version: 13", b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", *headers),
+    )
+    return b"\r\n".join((*lines, b"", b""))
+
+
+def frame(opcode: int, data: bytes = b"") -> bytes:
+    """As clients send it, of at most 125 bytes. The mask is zero."""
+    return bytes([0x80 | opcode, 0x80 | len(data), 0, 0, 0, 0]) + data
+
+
+TEXT, CLOSE, PING = 1, 8, 9
 
 
 class Application:
@@ -48,6 +66,29 @@ class Application:
             self.gone.set()
 
 
+class Talking:
+    """Says so many bytes to a WebSocket, all at once; then listens, is busy, or leaves."""
+
+    def __init__(self, says: int = 0, *, accepts: bool = True, then: str = "listens") -> None:
+        self._says = says
+        self._accepts = accepts
+        self._then = then
+        self.gone = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            if self._accepts:
+                await send({"type": "websocket.accept"})
+            if self._says:
+                await send({"type": "websocket.send", "bytes": bytes(self._says)})
+            if self._then == "is busy":
+                await asyncio.Event().wait()
+            while self._then == "listens" and (await receive())["type"] != "websocket.disconnect":
+                pass
+        finally:
+            self.gone.set()
+
+
 class Listening:
     """A server, and what it has refused."""
 
@@ -55,6 +96,12 @@ class Listening:
         self.port = 0
         self.refused: list[str] = []
         self.state = ServerState()
+
+    @property
+    def connection(self) -> Any:
+        """The only one."""
+        [connection] = self.state.connections
+        return connection
 
     async def caller(self, *sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -74,19 +121,27 @@ class Listening:
 
 @asynccontextmanager
 async def listening(
-    app: Any = None, *, head_s: float = HOUR, unread_s: float = HOUR, bounds: ConnectionBounds | None = None
+    app: Any = None,
+    *,
+    head_s: float = HOUR,
+    unread_s: float = HOUR,
+    goodbye_s: float = HOUR,
+    bounds: ConnectionBounds | None = None,
 ) -> AsyncIterator[Listening]:
     there = Listening()
 
     def refused(error: ServiceError) -> None:
         there.refused.append(error.code)
 
+    terms = Terms(bounds or ConnectionBounds(), head_s, unread_s, refused)
     config = uvicorn.Config(
         app or Application(),
-        http=protocol_on(Terms(bounds or ConnectionBounds(), head_s, unread_s, refused)),
-        ws="websockets-sansio",
+        http=protocol_on(terms),
+        ws=socket_on(terms, goodbye_s),
+        ws_per_message_deflate=False,
+        ws_ping_interval=None,
         log_config=None,
-        h11_max_incomplete_event_size=4096,
+        h11_max_incomplete_event_size=16 * 1024,
         timeout_keep_alive=3600,
     )
     config.load()
@@ -179,9 +234,9 @@ async def test_a_slow_reader_is_waited_for_as_long_as_it_reads() -> None:
         await reader.readuntil(b"0\r\n\r\n")
         connection: Any = next(iter(there.state.connections))
         assert connection.transport.get_write_buffer_limits() == (0, 0)
-        connection._look_at_reader(unread_before=1)
+        connection._reader_clock.look(unread_before=1)
         assert not connection.transport.is_closing()
-        connection._look_at_reader(unread_before=0)
+        connection._reader_clock.look(unread_before=0)
         assert connection.transport.is_closing()
         writer.close()
 
@@ -213,12 +268,8 @@ async def comes_in(there: Listening) -> bool:
 
 async def test_a_websocket_counts_and_keeps_its_connection() -> None:
     """It is another protocol's by then, with clocks of its own."""
-    upgrade = (
-        b"GET /live HTTP/1.1\r\nHost: here\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-    )
     async with listening(head_s=0.05, bounds=ConnectionBounds(most_per_address=1)) as there:
-        reader, writer = await there.caller(upgrade)
+        reader, writer = await there.caller(upgrade())
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
         connection: Any = next(iter(there.state.connections))
         assert connection.transport.get_write_buffer_limits()[1] > 0
@@ -237,8 +288,8 @@ async def test_a_websocket_counts_and_keeps_its_connection() -> None:
         (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "MALFORMED_REQUEST"),
         (b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 400, "MALFORMED_REQUEST"),
         (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "MALFORMED_REQUEST"),
-        (b"GET /" + b"x" * 5_000, 414, "ADDRESS_TOO_LONG"),
-        (b"GET / HTTP/1.1\r\nX-A: " + b"x" * 5_000, 431, "HEADERS_TOO_LARGE"),
+        (b"GET /" + b"x" * 20_000, 414, "ADDRESS_TOO_LONG"),
+        (b"GET / HTTP/1.1\r\nX-A: " + b"x" * 20_000, 431, "HEADERS_TOO_LARGE"),
     ],
 )
 async def test_what_is_no_http_is_answered_as_all_is(sent: bytes, status: int, code: str) -> None:
@@ -269,7 +320,7 @@ async def test_uvicorns_log_shows_nothing_of_a_request(
     assert not [record for record in told_by_uvicorn if record.exc_info]
 
 
-@pytest.mark.parametrize("chunk", [b"zz\r\n", b"5;" + b"x" * 5_000], ids=["no number", "endless extension"])
+@pytest.mark.parametrize("chunk", [b"zz\r\n", b"5;" + b"x" * 20_000], ids=["no number", "endless extension"])
 async def test_a_body_that_is_no_http_ends_its_request(chunk: bytes) -> None:
     """The application must not wait for a rest that cannot come. Nothing is wrong with the head, and none says so."""
     app = Application()
@@ -278,3 +329,137 @@ async def test_a_body_that_is_no_http_ends_its_request(chunk: bytes) -> None:
         told, _, body = await there.all_said(head + chunk)
         await app.gone.wait()
     assert (told, json.loads(body)["code"]) == (400, "MALFORMED_REQUEST")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [b"X-A: " + b"x" * 9_000],
+        [b"X-%d: x" % number for number in range(200)],
+        [b"Content-Length: 1"],
+        [b"Transfer-Encoding: chunked"],
+    ],
+    ids=["long", "many", "body", "chunks"],
+)
+async def test_a_handshake_that_cannot_be_read_is_refused(headers: list[bytes]) -> None:
+    """HTTP's parser takes such heads, the one of WebSockets does not, and uvicorn waits on: anybody could take all the
+    connections that there are."""
+    async with listening() as there:
+        told, head, body = await there.all_said(upgrade(*headers))
+        assert (told, json.loads(body)["code"]) == (400, "MALFORMED_REQUEST")
+        assert head["connection"] == "close"
+        assert not there.state.connections
+    assert there.refused == ["MALFORMED_REQUEST"]
+
+
+async def test_a_websocket_that_is_never_accepted_is_closed() -> None:
+    """Whatever the application waits for."""
+    app = Talking(accepts=False)
+    async with listening(app, head_s=0.05) as there:
+        reader, writer = await there.caller(upgrade())
+        assert await reader.read() == b""
+        await app.gone.wait()
+        writer.close()
+
+
+async def test_pings_of_who_does_not_read_end_it() -> None:
+    """Answers to pings know no bound of their own: a stranger could fill the memory with them."""
+    app = Talking()
+    async with listening(app) as there:
+        reader, writer = await asyncio.open_connection("127.0.0.1", there.port, limit=1024)
+        writer.write(upgrade())
+        await reader.readuntil(b"\r\n\r\n")
+        connection = there.connection
+        most = 0
+
+        async def flood() -> None:
+            nonlocal most
+            for _ in range(1_000):
+                writer.write(frame(PING, b"x" * 125) * 500)
+                await writer.drain()
+                most = max(most, connection.transport.get_write_buffer_size())
+
+        with pytest.raises(ConnectionError):
+            await flood()
+        await app.gone.wait()
+        assert not there.state.connections
+        assert most < 1024 * 1024
+        writer.close()
+
+
+async def test_pings_of_who_reads_are_answered() -> None:
+    """However many, and however slowly they are read."""
+    async with listening(Talking()) as there:
+        reader, writer = await there.caller(upgrade())
+        await reader.readuntil(b"\r\n\r\n")
+        pings = 10 * MOST_PONGS_BYTES // 127
+        for first in range(0, pings, 500):
+            writer.write(frame(PING, b"x" * 125) * 500)
+            assert len(await reader.readexactly(500 * 127)) == 500 * 127, first
+        connection = there.connection
+        connection.pause_writing()
+        connection._unread_pongs = MOST_PONGS_BYTES + 1
+        connection.resume_writing()
+        writer.write(frame(PING))
+        assert await reader.readexactly(2) == bytes([0x8A, 0])
+        assert not connection.transport.is_closing()
+        writer.close()
+
+
+@pytest.mark.parametrize("sent", [upgrade(), GET + upgrade()], ids=["its own", "an answer before"])
+async def test_a_websocket_that_is_not_read_is_given_up(sent: bytes) -> None:
+    """As an answer is; also where what waits was said before it became one."""
+    size = 5_000_000
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":
+            await talking(scope, receive, send)
+        else:
+            head = [(b"content-length", str(size).encode())]
+            await send({"type": "http.response.start", "status": 200, "headers": head})
+            await send({"type": "http.response.body", "body": bytes(size)})
+
+    talking = Talking(0 if sent.startswith(GET) else size)
+    async with listening(app, unread_s=0.05) as there:
+        _, writer = await asyncio.open_connection("127.0.0.1", there.port, limit=1024)
+        writer.write(sent)
+        await talking.gone.wait()
+        assert not there.state.connections
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("then", "sent"),
+    [("leaves", b""), ("is busy", frame(CLOSE)), ("is busy", None)],
+    ids=["left", "goodbye", "half closed"],
+)
+async def test_what_is_unread_holds_no_websocket_that_is_over(then: str, sent: bytes | None) -> None:
+    """A closed transport waits until all is read: for ever, where nobody reads. It is over when the application has
+    left, when its caller says goodbye, and when nothing more can come."""
+    async with listening(Talking(5_000_000, then=then), goodbye_s=0.05) as there:
+        reader, writer = await asyncio.open_connection("127.0.0.1", there.port, limit=1024)
+        writer.write(upgrade())
+        await reader.readuntil(b"\r\n\r\n")
+        if sent is None:
+            writer.write_eof()
+        else:
+            writer.write(sent)
+        async with asyncio.timeout(30):
+            while there.state.connections:  # noqa: ASYNC110 - nobody tells of it
+                await asyncio.sleep(0)
+        writer.close()
+
+
+@pytest.mark.parametrize("after", [b"", frame(CLOSE)], ids=["alone", "before a goodbye"])
+async def test_text_that_is_none_ends_it_without_a_trace(after: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """RFC 6455 has a code for it. A trace for every such message would fill the log."""
+    app = Talking()
+    async with listening(app) as there:
+        reader, writer = await there.caller(upgrade())
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(frame(TEXT, b"\xff") + after)
+        said = await reader.read()
+        await app.gone.wait()
+        writer.close()
+    assert said == (b"\x88\x00" if after else b"\x88\x02\x03\xef")
+    assert not [record for record in caplog.records if record.exc_info]

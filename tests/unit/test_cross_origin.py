@@ -100,6 +100,8 @@ def test_what_the_api_takes_can_be_sent(app: FastAPI) -> None:
         ("null", "", (), False),
         ("", "", (), False),
         ("https://evil.example", None, (), False),
+        ("http://[", "here", (), False),
+        ("http://[", "[", (), False),
         (PAGE, "here", (PAGE,), True),
         ("https://evil.example", "here", (PAGE,), False),
         ("https://evil.example", "here", ("*",), True),
