@@ -115,8 +115,9 @@ async def handed_in(
             folder = stack.enter_context(private_folder(parts.work_folder))
             asked, upload = await read_request(request, model, folder / "upload", max_bytes, check)
             wanted = want(asked, upload)
-            if wanted.source.get("url"):
+            if url := wanted.source.get("url"):
                 check_scope(request, Scope.DOWNLOAD)
+                parts.fetcher.check(url)
             if work is Work.TRANSCRIPTION and (words := await asyncio.to_thread(parts.vocabularies.text, key)):
                 own = {"hotwords": hotwords(wanted.options.get("hotwords"), words)}
                 wanted = replace(wanted, options=wanted.options | own)
@@ -150,15 +151,14 @@ async def handed_in(
 
 async def _accepted(parts: Services, new: NewJob, upload: Path | None) -> Response:
     """202 and the job, which is safe now. What cannot be transcribed is refused at once."""
-    if url := new.source.get("url"):
-        parts.fetcher.check(url)
-    elif new.work in OF_AUDIO:
+    is_here = not new.source.get("url")
+    if is_here and new.work in OF_AUDIO:
         named = contextlib.nullcontext(upload) if upload else parts.media.opened(new.source["file"], new.key)
         async with named as source:
             size_s = await parts.transcriber.measure(source, new.key, new.priority)
         parts.admission.check_accepts(new.work, new.key, size_s)
         new = replace(new, size=size_s)
-    elif upload is None:
+    elif is_here and upload is None:
         await asyncio.to_thread(parts.media.check, new.source["file"], new.key)
     job = await parts.desk.submit(new, upload)
     content = (await described(parts, job)).model_dump(mode="json", exclude_none=True)

@@ -19,6 +19,8 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_MOST_HOST_CHARS = 1024
+"""As it is sent: 253 characters, each of them percent-encoded, and some room."""
 
 # Source: the IANA registries of special-purpose addresses, and what cloud machines find behind public ones.
 _CLOSED_V4 = tuple(
@@ -233,6 +235,9 @@ def is_public(address: Address) -> bool:
 
 def _normal_host(raw: str) -> str:
     """A host as the machine's resolver would read it: any notation of an IPv4 address becomes the plain one."""
+    if len(raw) > _MOST_HOST_CHARS:
+        # Before it is folded, which takes the square of the length.
+        raise InvalidLink("The link names no host that could be looked up.")
     try:
         # NFKC folds full-width and circled digits and dots; the two ideographic full stops fold to one.
         text = unicodedata.normalize("NFKC", unquote(raw, errors="strict")).replace("\u3002", ".")

@@ -26,18 +26,25 @@ def stored(parts: Parts, tmp_path: Path) -> MediaFile:
 
 async def test_a_download_becomes_a_file_that_can_be_transcribed(client: httpx.AsyncClient, parts: Parts) -> None:
     """Its id is all that the next call needs."""
-    answer = await client.post("/download", json={"url": "http://host/a.mp3", "kind": "video", "max_height": 480})
+    answer = await client.post(
+        "/download", json={"url": "http://host.example/a.mp3", "kind": "video", "max_height": 480}
+    )
     assert answer.status_code == 200
     got = answer.json()
     assert got["title"] == "A talk"
     assert got["extractor"] == "generic"
     assert got["media_type"] == "audio/mpeg"
-    assert got["bytes"] == len("http://host/a.mp3")
-    assert parts.services.media.resolve(got["path"], OWNER).read_bytes() == b"http://host/a.mp3"
-    assert parts.fetcher.asked[0] == {"url": "http://host/a.mp3", "kind": "video", "format": None, "max_height": 480}
+    assert got["bytes"] == len("http://host.example/a.mp3")
+    assert parts.services.media.resolve(got["path"], OWNER).read_bytes() == b"http://host.example/a.mp3"
+    assert parts.fetcher.asked[0] == {
+        "url": "http://host.example/a.mp3",
+        "kind": "video",
+        "format": None,
+        "max_height": 480,
+    }
     assert list(parts.work_folder.iterdir()) == []
     transcript = await client.post("/transcribe", params={"audio_file": got["audio_file"]})
-    assert transcript.json()["text"] == "http://host/a.mp3"
+    assert transcript.json()["text"] == "http://host.example/a.mp3"
 
 
 async def test_a_download_without_a_link_is_refused(client: httpx.AsyncClient) -> None:
@@ -66,7 +73,7 @@ async def test_a_refused_link_leaves_nothing(client: httpx.AsyncClient, parts: P
 async def test_a_hang_up_stops_a_download(app: FastAPI, parts: Parts) -> None:
     """Nobody waits for it."""
     parts.fetcher.release.clear()
-    caller = Caller("/download", query="url=http://host/a.mp3", headers=AUTH)
+    caller = Caller("/download", query="url=http://host.example/a.mp3", headers=AUTH)
     call = asyncio.create_task(caller.call(app))
     await parts.fetcher.started.wait()
     caller.gone.set()

@@ -56,10 +56,17 @@ async def test_a_stored_file_is_transcribed_where_it_lies(
     assert stored.path.exists()
 
 
+async def test_a_link_that_is_refused_is_written_down_nowhere(client: httpx.AsyncClient, parts: Parts) -> None:
+    """Whoever sends a megabyte as a link must not have it kept."""
+    for link in ("http://127.0.0.1/a.mp3", "http://host.example/" + "a" * 5_000):
+        assert (await client.post("/transcribe", json={"url": link})).status_code in (403, 422)
+    assert parts.services.desk.store.listed(limit=10) == []
+
+
 async def test_a_link_is_fetched_and_transcribed(client: httpx.AsyncClient, parts: Parts) -> None:
     """Download and transcription run as one, and the download is seen in the timings."""
-    answer = await client.post("/transcribe", json={"url": "http://host/a.mp3"})
-    assert answer.json()["text"] == "http://host/a.mp3"
+    answer = await client.post("/transcribe", json={"url": "http://host.example/a.mp3"})
+    assert answer.json()["text"] == "http://host.example/a.mp3"
     timings = answer.json()["timings"]
     assert timings["download"] >= 0
     assert timings["total"] >= 0.6
@@ -120,7 +127,7 @@ async def test_a_full_disk_is_told_as_such(client: httpx.AsyncClient, parts: Par
 async def test_a_failed_download_starts_no_transcription(client: httpx.AsyncClient, parts: Parts) -> None:
     """Nothing half is transcribed."""
     parts.fetcher.error = DownloadFailed()
-    answer = await client.post("/transcribe", params={"url": "http://host/a.mp3"})
+    answer = await client.post("/transcribe", params={"url": "http://host.example/a.mp3"})
     assert (answer.status_code, answer.json()["code"]) == (502, "DOWNLOAD_FAILED")
     assert parts.transcriber.runs == []
     assert left_behind(parts) == []
@@ -184,7 +191,7 @@ async def test_a_hang_up_stops_the_transcription(app: FastAPI, parts: Parts) -> 
 async def test_a_hang_up_stops_the_download(app: FastAPI, parts: Parts) -> None:
     """The same while the link is still being fetched."""
     parts.fetcher.release.clear()
-    caller = await hang_up(app, parts.fetcher.started, query="url=http://host/a.mp3")
+    caller = await hang_up(app, parts.fetcher.started, query="url=http://host.example/a.mp3")
     assert caller.messages == []
     assert parts.transcriber.runs == []
     assert left_behind(parts) == []
