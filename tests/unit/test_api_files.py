@@ -95,10 +95,10 @@ async def test_no_batch_takes_anothers_file(client: httpx.AsyncClient, parts: Pa
 
 async def test_what_a_key_has_had_made_is_its_own(client: httpx.AsyncClient, parts: Parts) -> None:
     """As what its other calls take and list."""
-    made = (await client.post("/download", json={"url": "http://host/a.mp3"}, headers=THEIRS)).json()
+    made = (await client.post("/download", json={"url": "http://host.example/a.mp3"}, headers=THEIRS)).json()
     assert parts.services.media.get(made["id"], OTHER).name == "A talk.mp3"
     answer = await client.post("/transcribe", params={"audio_file": made["path"]}, headers=THEIRS)
-    assert answer.json()["text"] == "http://host/a.mp3"
+    assert answer.json()["text"] == "http://host.example/a.mp3"
     assert (await client.get(f"/files/{made['id']}")).status_code == 404
 
 

@@ -311,7 +311,7 @@ async def test_a_transcript_is_counted_with_its_wait(client: httpx.AsyncClient, 
 
 async def test_the_wait_of_a_link_is_counted_apart(client: httpx.AsyncClient, parts: Parts) -> None:
     """It stands in two lines, one after the other; its download is a stage."""
-    await client.post("/transcribe", json={"url": "http://host/a.mp3"})
+    await client.post("/transcribe", json={"url": "http://host.example/a.mp3"})
     metrics = parts.services.metrics
     assert value(metrics, "stenogate_queue_wait_seconds_count", work="download") == 1
     assert value(metrics, "stenogate_queue_wait_seconds_count", work="transcription") == 1
