@@ -424,10 +424,8 @@ async def job_desk(
     has this data. *facts*: what this process says of itself, by
     the number of jobs that run; None: it does no jobs."""
     owner = f"{socket.gethostname()[:40]}:{secrets.token_hex(8)}"
-    leases, bells = (
-        Leases(database, owner, lease_s=settings.job_lease_s, max_running=admission.keys.max_requests),
-        Bells(),
-    )
+    leases = Leases(database, owner, lease_s=settings.job_lease_s, max_running=admission.keys.max_requests)
+    bells = Bells()
     store = JobStore(
         database,
         lease_s=settings.job_lease_s,
