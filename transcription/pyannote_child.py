@@ -14,6 +14,7 @@ import warnings
 
 import numpy as np
 
+from cores import available_cores
 from transcription.core import SAMPLE_RATE
 
 SPEECH_ABOVE, SILENCE_BELOW = 0.500, 0.363
@@ -25,6 +26,8 @@ def speech(path: str) -> list[tuple[int, int]]:
     import torch
     from whisperx.vads.pyannote import Binarize, load_vad_model
 
+    # The engine has the cores as well, and torch's threads wait for each other without letting go of theirs.
+    torch.set_num_threads(max(1, available_cores() // 2))
     pipeline = load_vad_model(torch.device("cpu"), vad_onset=SPEECH_ABOVE, vad_offset=SILENCE_BELOW)
     pcm = np.fromfile(path, np.int16)
     waveform = torch.from_numpy(pcm.astype(np.float32) / 32_768)[None]
