@@ -9,6 +9,7 @@ uvicorn's own: it waits for a request's head, and for who does not read, however
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,13 @@ from errors import ClientStalled, HeadTooLarge, MalformedRequest, ServiceError, 
 from telemetry import request_bound, request_id
 
 log = structlog.get_logger("api")
+
+READ_BYTES = 16 * 1024
+"""Taken of a connection at once, before others have their turn: in crumbs, 256 KiB of it would take seconds."""
+
+FREE_CHUNKS = 256
+LEAST_CHUNK_BYTES = 64
+"""Of a body's chunks after FREE_CHUNKS, on the average: each takes as long as a thousand times as much in one."""
 
 NO_HANDSHAKE = "A request for a WebSocket has no body, and at most 128 headers of 8 KiB each."
 """What the websockets package reads."""
@@ -52,6 +60,33 @@ def protocol_on(terms: Terms) -> type[H11Protocol]:
 
     OnTerms.terms = terms
     return OnTerms
+
+
+class _Reading(h11.Connection):
+    """What h11 makes of a connection's bytes, but for bodies in crumbs."""
+
+    def __init__(self, most_head_bytes: int) -> None:
+        super().__init__(h11.SERVER, most_head_bytes)
+        self._chunks = self._body_bytes = 0
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """Raises h11.RemoteProtocolError."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._body_bytes = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            self._body_bytes += len(event.data)
+            # The last chunk may be one of which the rest is on its way.
+            if self._chunks > FREE_CHUNKS and self._body_bytes < (self._chunks - 1) * LEAST_CHUNK_BYTES:
+                raise h11.RemoteProtocolError("A body's chunks are too small.")
+        return event
+
+
+def read_at_most(transport: asyncio.Transport, size: int) -> None:
+    """Let *transport* take so many bytes at once. Other event loops than asyncio's own have nothing to set."""
+    with contextlib.suppress(AttributeError):
+        transport.max_size = size  # type: ignore[attr-defined]
 
 
 class ReaderClock:
@@ -90,6 +125,8 @@ class BoundedConnection(H11Protocol):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        assert self.config.h11_max_incomplete_event_size
+        self.conn = _Reading(self.config.h11_max_incomplete_event_size)
         self._head_clock: asyncio.TimerHandle | None = None
         self._reader_clock: ReaderClock
 
@@ -97,6 +134,7 @@ class BoundedConnection(H11Protocol):
         clients = [getattr(one, "client", None) for one in self.connections]
         others = [client[0] if client else None for client in clients]
         super().connection_made(transport)
+        read_at_most(transport, READ_BYTES)
         self._reader_clock = ReaderClock(transport, self.loop, self.terms.unread_s)
         # Whoever has not taken all of an answer is seen, not only who leaves more than 64 KiB of it.
         transport.set_write_buffer_limits(high=0)

@@ -11,15 +11,21 @@ from typing import Any
 
 import structlog
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import CloseCode
+from websockets.frames import CloseCode, Frame
 
-from api.bounded_connection import ReaderClock, Terms
+from api.bounded_connection import ReaderClock, Terms, read_at_most
 from errors import ClientStalled
 
 log = structlog.get_logger("api")
 
 GOODBYE_S = 10.0
 """What is still to be read when all is over, and the other side's goodbye, are waited for so long."""
+
+READ_BYTES = 4 * 1024
+"""Taken of a connection at once: 128 ms of samples, or some hundred frames without content."""
+
+MOST_FRAGMENTS = 1024
+"""Of one message."""
 
 MOST_PONGS_BYTES = 64 * 1024
 """Of answers to pings, beside the 64 KiB that the connection holds. Whoever reads has a handful."""
@@ -52,6 +58,7 @@ class BoundedSocket(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        read_at_most(transport, READ_BYTES)
         self._clocks.append(self.loop.call_later(self.terms.head_s, self._accept_overdue))
         self._reader_clock = ReaderClock(transport, self.loop, self.terms.unread_s)
         if transport.get_write_buffer_size():
@@ -86,6 +93,13 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         if self._unread_pongs > MOST_PONGS_BYTES and not self.transport.is_closing():
             log.info("answers to pings were not read", code=ClientStalled.code)
             self.transport.abort()
+
+    def handle_cont(self, event: Frame) -> None:
+        if len(self.frames) < MOST_FRAGMENTS:
+            super().handle_cont(event)
+        elif not self.transport.is_closing():
+            self.conn.fail(CloseCode.MESSAGE_TOO_BIG)
+            self.handle_parser_exception()
 
     def send_receive_event_to_app(self) -> None:
         if self.curr_msg_data_type == "text" and not self.close_sent and not _is_text(b"".join(self.frames)):

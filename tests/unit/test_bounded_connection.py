@@ -32,12 +32,13 @@ def upgrade(*headers: bytes) -> bytes:
     return b"\r\n".join((*lines, b"", b""))
 
 
-def frame(opcode: int, data: bytes = b"") -> bytes:
+def frame(opcode: int, data: bytes = b"", *, last: bool = True) -> bytes:
     """As clients send it, of at most 125 bytes. The mask is zero."""
-    return bytes([0x80 | opcode, 0x80 | len(data), 0, 0, 0, 0]) + data
+    return bytes([0x80 * last | opcode, 0x80 | len(data), 0, 0, 0, 0]) + data
 
 
-TEXT, CLOSE, PING = 1, 8, 9
+MORE, TEXT, CLOSE, PING = 0, 1, 8, 9
+CHUNKED = b"POST / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Application:
@@ -325,10 +326,55 @@ async def test_a_body_that_is_no_http_ends_its_request(chunk: bytes) -> None:
     """The application must not wait for a rest that cannot come. Nothing is wrong with the head, and none says so."""
     app = Application()
     async with listening(app) as there:
-        head = b"POST / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
-        told, _, body = await there.all_said(head + chunk)
+        told, _, body = await there.all_said(CHUNKED + chunk)
         await app.gone.wait()
     assert (told, json.loads(body)["code"]) == (400, "MALFORMED_REQUEST")
+
+
+async def test_a_body_in_crumbs_is_refused() -> None:
+    """A byte in a chunk of its own takes as long as a thousand: a stranger's few megabytes would hold everybody up."""
+    app = Application()
+    async with listening(app) as there:
+        told, _, body = await there.all_said(CHUNKED + b"1\r\na\r\n" * 257)
+        await app.gone.wait()
+    assert (told, json.loads(body)["code"]) == (400, "MALFORMED_REQUEST")
+
+
+@pytest.mark.parametrize(
+    "chunks", [b"1\r\na\r\n" * 256, (b"40\r\n" + b"a" * 64 + b"\r\n") * 2_000], ids=["few", "fair"]
+)
+async def test_a_body_in_chunks_is_taken(chunks: bytes) -> None:
+    """And the next request on the connection begins anew."""
+    async with listening() as there:
+        reader, writer = await there.caller()
+        for _ in range(2):
+            writer.write(CHUNKED + chunks + b"0\r\n\r\n")
+            assert (await reader.readuntil(b"0\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+
+
+@pytest.mark.parametrize(("sent", "most"), [(GET, 16 * 1024), (upgrade(), 4 * 1024)], ids=["http", "websocket"])
+async def test_no_connection_is_read_for_long(sent: bytes, most: int) -> None:
+    """What one has sent is looked at in one go, while all others wait."""
+    async with listening() as there:
+        reader, writer = await there.caller(sent)
+        await reader.readuntil(b"\r\n\r\n")
+        connection: Any = next(iter(there.state.connections))
+        assert connection.transport.max_size == most
+        writer.close()
+
+
+async def test_a_message_in_endless_pieces_is_refused() -> None:
+    """Pieces without content count towards no message's size."""
+    app = Talking()
+    async with listening(app) as there:
+        reader, writer = await there.caller(upgrade())
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(frame(TEXT, b"a", last=False) + frame(MORE, last=False) * 1_024 + frame(MORE))
+        said = await reader.read()
+        await app.gone.wait()
+        writer.close()
+    assert said == b"\x88\x02\x03\xf1"
 
 
 @pytest.mark.parametrize(
