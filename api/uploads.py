@@ -15,6 +15,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from api.problems import ClientGone, InvalidParameters
+from downloads.stored_files import display_name
 from errors import AmbiguousAudio, InvalidRequest, UploadTooLarge
 
 MAX_FIELD_BYTES = 64 * 1024
@@ -260,7 +261,7 @@ class _Multipart:
             raise AmbiguousAudio("More than one file was sent: send exactly one.")
         else:
             self.has_file = True
-            self.file_name = options[b"filename"].decode("utf-8", "replace") or None
+            self.file_name = display_name(options[b"filename"].decode("utf-8", "replace")) or None
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._value is None:

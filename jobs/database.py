@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import json
+import re
 import sqlite3
 import threading
 import time
@@ -26,6 +28,9 @@ OPEN_AGAIN_S = 0.01
 _NOTICING = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
 """A database whose machine is gone says nothing more: known within half a minute, where the system's defaults would
 have threads wait for hours. Seconds, and milliseconds."""
+
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+"""As JSON spells it: after an even number of backslashes."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -59,7 +64,9 @@ class Database:
             address = address.set(drivername="postgresql+psycopg")
             self._engine = _postgresql(address)
         elif address.get_backend_name() == "sqlite":
-            self._engine = sa.create_engine(address, connect_args={"timeout": BUSY_S, "check_same_thread": False})
+            self._engine = sa.create_engine(
+                address, json_serializer=as_json, connect_args={"timeout": BUSY_S, "check_same_thread": False}
+            )
             sa.event.listen(self._engine, "connect", _prepare_sqlite)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
         else:
@@ -135,6 +142,7 @@ def _postgresql(address: sa.URL) -> sa.Engine:
     try:
         return sa.create_engine(
             address,
+            json_serializer=as_json,
             # A connection that a restart of the database has broken is found out before it is used.
             pool_pre_ping=True,
             # Whatever the server's own default: who waited for a row looks at it as it is now, as leases need it.
@@ -143,6 +151,11 @@ def _postgresql(address: sa.URL) -> sa.Engine:
         )
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"DATABASE_URL is PostgreSQL's, but {error.name} is not installed here.") from error
+
+
+def as_json(value: object) -> str:
+    """What is stored of *value*. PostgreSQL stores a NUL, and fails whenever it looks into what holds one: for all."""
+    return _NUL.sub(r"\1\\ufffd", json.dumps(value))
 
 
 def _prepare_sqlite(connection: object, _: object) -> None:

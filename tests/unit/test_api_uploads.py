@@ -58,6 +58,16 @@ async def test_a_file_and_fields_arrive_whole_however_the_body_is_cut(tmp_path: 
         assert (got.upload.name, got.upload.bytes) == ("a b.mp3", len(content))
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"), [("a\x00\x1b[31mb\u202e.mp3", "a[31mb.mp3"), ("x" * 3_000, "x" * 255)], ids=["control", "long"]
+)
+async def test_a_name_is_what_can_be_printed_of_it(tmp_path: Path, name: str, shown: str) -> None:
+    """It is shown to people, and in logs."""
+    got = await read(multipart(part("file", b"sound", name)), MULTIPART, tmp_path / "upload")
+    assert got.upload is not None
+    assert got.upload.name == shown
+
+
 async def test_a_large_file_is_not_held_in_memory(tmp_path: Path) -> None:
     """A two-hour video must cost no more memory than a clip."""
     piece = b"\x00" * 2**18
@@ -154,7 +164,7 @@ async def test_a_parts_headers_are_bounded(tmp_path: Path, headers: bytes) -> No
     assert peak < 2**20
 
 
-@pytest.mark.parametrize("name", ["x" * 3_000, 'a"b', "a\\b", "../../etc/passwd", "a\x00b", "Ünïcode 🎧.mp3"])
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "../../etc/passwd", "Ünïcode 🎧.mp3"])
 async def test_a_files_name_is_a_word_and_no_path(tmp_path: Path, name: str) -> None:
     """Whatever it holds, the file goes where the server wants it."""
     quoted = name.replace("\\", "\\\\").replace('"', '\\"')

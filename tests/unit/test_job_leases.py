@@ -90,6 +90,15 @@ def test_what_must_be_fetched_first_can_be_left_for_later(place: Place) -> None:
     place.claimed(owner, link)
 
 
+def test_what_no_database_can_read_holds_nobody_up(place: Place) -> None:
+    """PostgreSQL stores a NUL in JSON, and fails whenever it looks inside: then nobody's job would be begun."""
+    job = place.submit(source={"file": "a.wav", "name": "a\0\0b\\u0000\\\0.wav"})
+    claimed = place.owner().claim(ALL, links=False)
+    assert claimed is not None
+    assert claimed.id == job.id
+    assert claimed.source["name"] == "a\ufffd\ufffdb\\u0000\\\ufffd.wav"
+
+
 def test_a_heartbeat_holds_on_to_all_of_an_owners_jobs_and_to_no_others(place: Place) -> None:
     ours = [place.claimed(place.owner("a"), place.submit()), place.submit(owner="a")]
     theirs = place.claimed(place.owner("b"), place.submit())
