@@ -45,13 +45,6 @@ class Failures:
         if len(self._used) > MOST_ADDRESSES:
             self._used.popitem(last=False)
 
-    def forgive(self, address: str) -> None:
-        """What was noted last of *address* was no wrong guess."""
-        network = neighbourhood(address)
-        if network in self._used:
-            count, at = self._used[network]
-            self._used[network] = (max(0.0, count - 1), at)
-
     def _left_of(self, network: Network | None) -> float:
         count, at = self._used.get(network, (0.0, 0.0))
         return max(0.0, count - (self._clock() - at) * self._per_minute / MINUTE_S)

@@ -63,8 +63,6 @@ class Keys:
         self._reading: asyncio.Task[None] | None = None
         self._familiar: set[bytes] = set()
         """Digests of keys that have opened: whoever shares an address with a stranger is not shut out with him."""
-        self._guesses: set[bytes] = set()
-        """Digests that are being looked for: the same one, many times at once, is one guess."""
         self._failures = Failures() if failures is None else failures
         self._clock = clock
         self._wall_clock = wall_clock
@@ -80,31 +78,18 @@ class Keys:
         if not sent:
             raise Unauthorized
         digest = digest_of(sent[0])
-        if digest in self._familiar or digest in self._guesses:
-            key = await self._found(digest) if len(sent) == 1 else None
-        else:
-            key = await self._guessed(digest, address, once=len(sent) == 1)
+        is_guess = digest not in self._familiar
+        if is_guess:
+            self._failures.check(address)
+        key = await self._found(digest) if len(sent) == 1 else None
+        # Nothing is awaited from here on: those that came at once, and waited for one look, are counted one by one.
+        if is_guess:
+            self._failures.check(address)
         if key is None:
             self._familiar.discard(digest)
+            self._failures.note(address)
             raise Unauthorized
         self._familiar.add(digest)
-        return key
-
-    async def _guessed(self, digest: bytes, address: str, *, once: bool) -> Key | None:
-        """As `_found`, for a key that has not opened before. Raises TooManyFailures."""
-        self._failures.check(address)
-        # Counted before it is looked for: else all that come at once would be looked for, and whoever hangs up, free.
-        self._failures.note(address)
-        self._guesses.add(digest)
-        try:
-            key = await self._found(digest) if once else None
-        except StoreUnavailable:
-            self._failures.forgive(address)
-            raise
-        finally:
-            self._guesses.discard(digest)
-        if key is not None:
-            self._failures.forgive(address)
         return key
 
     async def _found(self, digest: bytes) -> Key | None:
