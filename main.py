@@ -29,7 +29,7 @@ from api.live import LAST_WORD_S, MAX_MESSAGE_BYTES
 from api.services import Services
 from errors import ConfigurationError, ServiceError
 from settings import Settings
-from wiring import key_file, own_version, read_settings, secrets_of, wired
+from wiring import key_file, own_version, read_settings, secrets_of, wired, write_for_its_user_alone
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -171,6 +171,7 @@ def serve() -> None:
     except ConfigurationError as error:
         sys.exit(error.message)
     telemetry.configure(settings.log_level, hidden=secrets_of(settings))
+    write_for_its_user_alone()
     app = create_app(settings)
     terms = terms_of(settings, app)
     config = uvicorn.Config(

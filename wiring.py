@@ -522,6 +522,11 @@ def _tell_of_failure(task: asyncio.Task[None]) -> None:
         log.error("what went on in the background has ended", task=task.get_name(), exc_info=error)
 
 
+def write_for_its_user_alone() -> None:
+    """What this process writes from now on, no other user of the machine reads: recordings, transcripts, links."""
+    os.umask(0o077)
+
+
 def own_version() -> str:
     """As installed; else of the sources."""
     try:

@@ -128,7 +128,7 @@ def serve(app: Celery, worker: Worker) -> None:
 def made_app() -> Celery:
     """The application of `celery -A worker`, by the settings. Exits with a sentence where they are wrong."""
     # Here, as they bring everything that a server is made of.
-    from wiring import read_settings, secrets_of, wired
+    from wiring import read_settings, secrets_of, wired, write_for_its_user_alone
 
     try:
         settings = read_settings()
@@ -144,6 +144,7 @@ def made_app() -> Celery:
 
     # Celery leaves the logs alone where somebody listens here.
     signals.setup_logging.connect(log_here, weak=False)
+    write_for_its_user_alone()
     serve(app, Worker(lambda: wired(settings, listens=False)))
     return app
 

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None, settings: Settings | None = None) ->
 
 def opened(settings: Settings) -> KeyStore:
     """The keys of the server that has these settings, which need not run."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = Database(settings.database)
     database.migrate()
     return KeyStore(database)

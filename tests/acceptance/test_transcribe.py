@@ -188,6 +188,16 @@ def test_extract_then_transcribe(client: httpx.Client, format: str) -> None:
         assert client.delete(f"/files/{made['id']}").status_code == 204
 
 
+def test_what_is_written_no_other_user_reads(server: Server, client: httpx.Client) -> None:
+    """Recordings, transcripts and links lie there, and a machine may have other users."""
+    video = speech_file("formats/libri_2spk_video.mov")
+    file = client.post("/extract-audio", files={"file": (video.name, video.read_bytes())}).json()
+    written = [path for path in server.data_dir.rglob("*") if not path.is_symlink() and path.is_file()]
+    assert {"jobs.db", f"{file['id']}.json"} <= {path.name for path in written}
+    assert [path for path in written if path.stat().st_mode & 0o077] == []
+    assert client.delete(f"/files/{file['id']}").status_code == 204
+
+
 def test_models_tell_what_is_loaded(client: httpx.Client) -> None:
     """After a transcription the default model is in memory."""
     send(client)
