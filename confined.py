@@ -1,11 +1,12 @@
 """Becomes another program, confined first: bounded, without new rights, without a network. A script (`python -I -S`).
 
-    confined.py PARENT CPU_S CPU_END_S FILE_BYTES MEMORY_BYTES NICE FILTER [+r PATH | +w PATH]... -- PROGRAM ARGUMENT...
+    confined.py PARENT CPU_S CPU_END_S FILE_BYTES MEMORY_BYTES NICE FILTER BINARY_FILTER
+                [+r PATH | +w PATH | +d FOLDER]... -- PROGRAM ARGUMENT...
 
-"-" stands for no limit, or for no filter. FILTER is a seccomp filter in hexadecimal. Where paths are told, the program
-reads these, its own folder and the system's, and writes to those of +w alone. What a system does not have or refuses
-is left out, and the rest still holds: macOS knows limits only. Imports nothing of ours, and little else: it runs each
-time.
+"-" stands for no limit, or for no filter. The filters are seccomp's, in hexadecimal; the second one is for programs
+that are no scripts. Where paths are told, such a program reads these, itself, its libraries and the system's, writes to
+those of +w alone, and makes files in those of +d. What a system does not have or refuses is left out, and the rest
+still holds: macOS knows limits only. Imports nothing of ours, and little else: it runs each time.
 """
 
 from __future__ import annotations
@@ -15,19 +16,21 @@ import os
 import resource
 import sys
 
-# Source: linux/prctl.h, linux/seccomp.h, linux/landlock.h.
+# Source: linux/prctl.h, linux/seccomp.h, linux/landlock.h, linux/capability.h.
 _SET_PDEATHSIG, _SET_SECCOMP, _SET_NO_NEW_PRIVS = 1, 22, 38
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 _MODE_FILTER, _SPEC_ALLOW = 1, 4
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_CAPABILITY_VERSION, _OPEN_FILES = 0x20080522, 1 << 1 | 1 << 2
 _SIGKILL, _SIGPIPE, _SIGXFSZ = 9, 13, 25
 
-_EXECUTE, _WRITE, _READ, _LIST, _TRUNCATE = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 14
+_EXECUTE, _WRITE, _READ, _LIST, _MAKE, _TRUNCATE = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 8, 1 << 14
 _OF_FILES = _EXECUTE | _WRITE | _READ | _TRUNCATE | 1 << 15
 _RIGHTS = (0, (1 << 13) - 1, (1 << 14) - 1, (1 << 15) - 1, (1 << 15) - 1, (1 << 16) - 1)
 """Of files, by landlock's version: all that it knows are ruled, the last entry from that version on."""
 _SYSTEM = (
     *("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc", "/nix/store", "/gnu/store", "/snap"),
+    "/home/linuxbrew/.linuxbrew",
     *("/proc", "/sys", "/dev/null", "/dev/zero", "/dev/urandom", "/dev/random", "/var/cache/fontconfig"),
 )
 """Programs, their libraries, fonts. Of /proc, other processes' secrets stay closed: landlock sees to it."""
@@ -35,7 +38,7 @@ _SYSTEM = (
 
 def main() -> None:
     confinement, command = sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :]
-    parent, cpu_s, cpu_hard_s, file_bytes, memory_bytes, nice, syscalls, *paths = confinement
+    parent, cpu_s, cpu_hard_s, file_bytes, memory_bytes, nice, calls, binarys_calls, *paths = confinement
     # NOTE: ctypes and no `signal`: that module costs as much again as all of this. Python ignores these two, and what
     # is ignored stays so in the program.
     libc = ctypes.CDLL(None, use_errno=True)
@@ -54,10 +57,15 @@ def main() -> None:
         pass
     if sys.platform == "linux":
         libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        if paths and _is_binary(command[0]):
-            _restrict_paths(libc, command[0], paths)
-        if syscalls != "-":
-            _filter_calls(libc, bytes.fromhex(syscalls))
+        _give_rights_up(libc)
+        filters = [calls]
+        if _is_binary(command[0]):
+            filters.append(binarys_calls)
+            if paths:
+                _restrict_paths(libc, command[0], paths)
+        for steps in filters:
+            if steps != "-":
+                _filter_calls(libc, bytes.fromhex(steps))
     _limit(resource.RLIMIT_AS, memory_bytes)
     try:
         os.execv(command[0], command)
@@ -78,6 +86,14 @@ def _limit(kind: int, soft: str, hard: str = "") -> None:
         resource.setrlimit(kind, (pair[0], pair[1]))
     except (OSError, ValueError):
         pass
+
+
+def _give_rights_up(libc: ctypes.CDLL) -> None:
+    """Of root's rights keep that to open files, which may be another user's. Without new ones, none comes back."""
+    head, rights = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)()
+    if libc.capget(head, rights) == 0:
+        effective, permitted = rights[0] & _OPEN_FILES, rights[1] & _OPEN_FILES
+        libc.capset(head, (ctypes.c_uint32 * 6)(effective, permitted))
 
 
 class _Program(ctypes.Structure):
@@ -129,19 +145,21 @@ def _restrict_paths(libc: ctypes.CDLL, program: str, paths: list[str]) -> None:
     if rules < 0:
         return
     look = _EXECUTE | _READ | _LIST
-    for path in (*_SYSTEM, *_folders(program)):
+    told = {"+r": look, "+w": _READ | _WRITE | _TRUNCATE, "+d": _READ | _LIST | _WRITE | _TRUNCATE | _MAKE}
+    for path in (*_SYSTEM, program, *_folders(program)):
         _allow(libc, rules, path, look & ruled)
     for mode, path in zip(paths[::2], paths[1::2], strict=True):
-        _allow(libc, rules, path, (look if mode == "+r" else _READ | _WRITE | _TRUNCATE) & ruled)
+        _allow(libc, rules, path, told[mode] & ruled)
     _allow(libc, rules, os.devnull, (_READ | _WRITE | _TRUNCATE) & ruled)
     libc.syscall(_RESTRICT_SELF, rules, 0)
     os.close(rules)
 
 
 def _folders(program: str) -> set[str]:
-    """Where a program's own files lie: its folder, and for one in a `bin` what stands beside that; libraries' too."""
-    found = {os.path.dirname(path) for path in (program, os.path.realpath(program))}
-    found |= {os.path.dirname(folder) for folder in found if os.path.basename(folder) == "bin"}
+    """Where a program's own files lie: what stands beside it, or beside its `bin`, for libraries; those told of too."""
+    homes = {os.path.dirname(path) for path in (program, os.path.realpath(program))}
+    homes |= {os.path.dirname(folder) for folder in homes if os.path.basename(folder) == "bin"}
+    found = {os.path.join(home, name) for home in homes for name in ("lib", "lib64", "share")}
     found |= set(os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
     return {os.path.abspath(folder) for folder in found if folder} - {"/"}
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import ConfigurationError, MediaTimeout
-from syscall_filter import syscall_filter
+from syscall_filter import process_filter, syscall_filter
 from undisturbed import undisturbed
 
 DEMUXERS = (
@@ -182,10 +182,11 @@ class FFmpeg:
     ) -> AsyncIterator[Pipe]:
         """ffmpeg with *arguments* as a filter, from its stdin to its stdout, for as long as the context lasts.
 
-        Limits as for `run`, but for wall time, which is the context's. However that ends, the child and all it started
-        are gone by then.
+        Limits as for `run`, but for wall time, which is the context's; it opens the system's own files alone. However
+        that ends, the child and all it started are gone by then.
         """
-        command = self._command(cpu_s, 0, memory_bytes, nice)
+        # Told of a file, it opens no others: this one is nobody's.
+        command = self._command(cpu_s, 0, memory_bytes, nice, [("+r", Path(os.devnull))])
         process = await self._start(arguments, command, pipes=True)
         assert process.stderr is not None
         complaints = asyncio.create_task(_read(process.stderr, None))
@@ -252,6 +253,7 @@ def launcher(
         *(sys.executable, "-I", "-S", str(_CONFINED), parent),
         *("-" if bound is None else str(bound) for bound in bounds),
         syscall_filter().hex() or "-",
+        process_filter().hex() or "-",
         *(text for mode, path in paths for text in (mode, os.path.abspath(path))),
         "--",
     ]

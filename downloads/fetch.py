@@ -133,7 +133,7 @@ class Fetcher:
             "url": link.url,
             "format": choose_format(kind, format, max_height),
             "ffmpeg": str(self._ffmpeg_path.absolute()),
-            "launcher": launcher("PARENT"),
+            "launcher": launcher("PARENT", paths=[("+d", folder)]),
             "max_bytes": self._max_bytes,
             "cpu_s": int(self._timeout_s) + 5,
             "memory_bytes": _CHILD_MEMORY_BYTES,

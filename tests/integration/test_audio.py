@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import struct
 import subprocess
 import wave
@@ -573,12 +574,15 @@ async def test_a_full_disk_is_told(tmp_path: Path) -> None:
 
 async def test_a_child_that_is_killed_is_the_servers_fault(tmp_path: Path) -> None:
     """Where memory is short the system kills: the file may be fine, and the caller must not be told otherwise."""
+    os.mkfifo(tmp_path / "pid")
     killed = tmp_path / "killed"
-    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 1000\n")
     killed.chmod(0o700)
     source = write_wav(tmp_path / "a.wav", np.zeros(1600))
+    task = asyncio.create_task(probe(FFmpeg(killed), source))
+    os.kill(int(await asyncio.to_thread((tmp_path / "pid").read_text)), signal.SIGKILL)
     with pytest.raises(ServiceError, match="short of memory") as caught:
-        await probe(FFmpeg(killed), source)
+        await task
     assert caught.value.code == "INTERNAL_ERROR"
 
 

@@ -17,7 +17,13 @@ import pytest
 import yt_dlp
 import yt_dlp.version
 
+import downloads.fetch
+from downloads.egress import EgressProxy
+from downloads.fetch import Fetcher
+from downloads.urls import AddressPolicy
+from errors import DownloadFailed
 from tests.media_server import media_server
+from tests.unit.test_confined import has_landlock
 
 ROOT = Path(__file__).parents[2]
 CHILD = ROOT / "downloads" / "ytdlp_child.py"
@@ -173,3 +179,35 @@ def test_ffmpeg_reads_no_playlist_that_came_as_a_video(tmp_path: Path) -> None:
 
     assert reads()
     assert not reads(*child.FFMPEG_INPUT)
+
+
+@pytest.mark.skipif(not has_landlock(), reason="This kernel has no landlock.")
+async def test_ffmpeg_opens_no_file_outside_the_folder_of_its_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it merges comes from strangers; beside the folder lie other callers' downloads, and keys."""
+    asked: dict[str, Any] = {}
+
+    async def ask_child(request: dict[str, Any], *rest: Any) -> tuple[dict[str, Any], bytes]:
+        asked.update(request)
+        return {"event": "failed", "reason": "failed"}, b""
+
+    monkeypatch.setattr(downloads.fetch, "ask_child", ask_child)
+    folder, ffmpeg = tmp_path / "download", Path(imageio_ffmpeg.get_ffmpeg_exe())
+    folder.mkdir()
+    async with EgressProxy(AddressPolicy()) as proxy:
+        with pytest.raises(DownloadFailed):
+            await Fetcher(proxy=proxy, ffmpeg_path=ffmpeg, max_bytes=1, timeout_s=60).fetch("http://a.example/", folder)
+
+    def said(*arguments: str) -> str:
+        command = [*loaded().confined(asked["launcher"]), asked["ffmpeg"], "-v", "error", "-y", *arguments]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stderr
+
+    tone = ["-f", "lavfi", "-i", "sine=duration=1"]
+    assert said(*tone, "file:media.m4a") == ""
+    assert said("-i", "file:media.m4a", "-c", "copy", "-movflags", "+faststart", "file:media.temp.mp4") == ""
+    (folder / "media.m4a").rename(tmp_path / "secret.m4a")
+    assert "Permission denied" in said("-i", "file:../secret.m4a", "-c", "copy", "file:media.mp4")
+    assert "Permission denied" in said(*tone, "file:../secret.m4a")
+    assert "Permission denied" in said(*tone, "file:../new.m4a")
+    assert not (tmp_path / "new.m4a").exists()
