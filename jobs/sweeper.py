@@ -82,9 +82,10 @@ def ids_in(references: Iterable[str]) -> set[str]:
 
 def media_to_go(files: Iterable[Kept], in_use: Collection[str], now: float, lifetimes: Lifetimes) -> list[str]:
     """Ids of the stored files that are past their age; then, until the others are within the quota, always the oldest
-    of the owner who has most: nobody's files are pushed out by somebody who has more.
+    of the owner who has most.
 
-    Those *in_use* stay, and count.
+    Those *in_use* stay, and count. Where whoever has most has nothing else, the rest stays, too, until the jobs are
+    over: nobody's files are pushed out by somebody who has more.
     """
     kept = sorted(files, key=lambda file: (file.since, file.id))
     oldest = now - (lifetimes.media_ttl_s or float("inf"))
@@ -97,11 +98,11 @@ def media_to_go(files: Iterable[Kept], in_use: Collection[str], now: float, life
             if file.id not in in_use:
                 may_go[file.owner or ""].append(file)
     over_bytes = sum(left.values()) - (lifetimes.media_quota_bytes or float("inf"))
-    while over_bytes > 0 and may_go:
-        owner = max(may_go, key=lambda owner: (left[owner], owner))
-        file = may_go[owner].pop()
+    while over_bytes > 0:
+        owner = max(left, key=lambda owner: (left[owner], owner))
         if not may_go[owner]:
-            del may_go[owner]
+            break
+        file = may_go[owner].pop()
         gone.append(file.id)
         left[owner] -= file.bytes
         over_bytes -= file.bytes

@@ -78,7 +78,18 @@ def test_over_the_quota_it_is_who_has_most_that_loses() -> None:
     limits = Lifetimes(media_quota_bytes=100)
     assert media_to_go([*flood, *small], (), NOW, limits) == ["f1", "f2"]
     assert media_to_go([*flood, *small], (), NOW, Lifetimes(media_quota_bytes=30)) == ["f1", "f2", "s1", "f3"]
-    assert media_to_go([*flood, *small], {"f1", "f2", "f3"}, NOW, limits) == ["s1", "s2"], "what is needed stays"
+    assert media_to_go([*flood, *small], {"f1"}, NOW, limits) == ["f2", "f3"], "what is needed stays"
+
+
+def test_whose_jobs_name_all_it_has_pushes_nobody_out() -> None:
+    """Else whoever has most need only queue jobs to keep it, and those who have less would make the room."""
+    flood = of("flood", *kept(f1=(40, 3), f2=(40, 2), f3=(40, 1)))
+    small = of("small", *kept(s1=(30, 9), s2=(30, 8)))
+    limits = Lifetimes(media_quota_bytes=50)
+    assert media_to_go([*flood, *small], {"f1", "f2", "f3"}, NOW, limits) == []
+    assert media_to_go([*flood, *small], {"f2", "f3"}, NOW, limits) == ["f1"], "no more than what it may lose"
+    assert media_to_go([*flood, *small], {"f3"}, NOW, limits) == ["f1", "f2", "s1"], "its turn comes when it has most"
+    assert media_to_go([*flood, *small], (), NOW, limits) == ["f1", "f2", "s1", "f3"], "its jobs are over"
 
 
 def test_all_who_sweep_choose_the_same_of_files_of_one_moment() -> None:
