@@ -144,18 +144,19 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(self, passed_over: Collection[str] = ()) -> Delivery | None:
+    def claim(self, passed_over: Collection[str] = (), owners_passed_over: Collection[str] = ()) -> Delivery | None:
         """What has been due for longest, for the caller to send now; None where nothing is.
 
         It is due again after CLAIM_S, whatever becomes of the caller. *passed_over*: receivers that get nothing now.
+        *owners_passed_over*: those of whose jobs nothing is told now.
         """
         with self._database.reading() as connection:
             # Most often nothing is due, and a writer would keep others waiting.
-            if connection.execute(self._due(connection, passed_over)).first() is None:
+            if connection.execute(self._due(connection, passed_over, owners_passed_over)).first() is None:
                 return None
         with self._database.writing() as connection:
-            due = self._due(connection, passed_over).with_for_update(skip_locked=True, of=deliveries)
-            found = connection.execute(due).first()
+            due = self._due(connection, passed_over, owners_passed_over)
+            found = connection.execute(due.with_for_update(skip_locked=True, of=deliveries)).first()
             if found is None:
                 return None
             now = self._database.now(connection)
@@ -186,7 +187,9 @@ class Outbox:
             claimed_at=now,
         )
 
-    def _due(self, connection: sa.Connection, passed_over: Collection[str]) -> sa.Select[tuple[str, str, str, str]]:
+    def _due(
+        self, connection: sa.Connection, passed_over: Collection[str], owners_passed_over: Collection[str]
+    ) -> sa.Select[tuple[str, str, str, str]]:
         url = sa.func.lower(jobs.c.callback_url)
         theirs = [
             sa.or_(url == receiver, *(url.startswith(receiver + end, autoescape=True) for end in "/?#"))
@@ -202,7 +205,7 @@ class Outbox:
         return (
             sa.select(deliveries.c.id, jobs.c.work, jobs.c.key, jobs.c.callback_url)
             .join(jobs, jobs.c.id == deliveries.c.job_id)
-            .where(due, *(sa.not_(their) for their in theirs))
+            .where(due, *(sa.not_(their) for their in theirs), jobs.c.key.not_in(owners_passed_over))
             .order_by(deliveries.c.due_at, deliveries.c.id)
             .limit(1)
         )

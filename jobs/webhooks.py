@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import ssl
+from collections import Counter
 from collections.abc import Callable
 from typing import Self
 
@@ -19,6 +20,7 @@ from jobs.bells import heard_within
 from jobs.database import Database
 from jobs.deliveries import Answer, Delivery, Outbox, answered, body_of, judged
 from jobs.signatures import secret_of, signed, signing_key
+from key_limits import share_of
 
 TIMEOUT_S = 15.0
 LOOK_S = 1.0
@@ -26,6 +28,9 @@ LOOK_S = 1.0
 AT_ONCE = 8
 AT_ONCE_EACH = 2
 """At one receiver: one that is slow leaves the others their places."""
+AT_ONCE_OWNER = share_of(AT_ONCE)
+"""Of one owner's jobs: every name and every port is another receiver, and costs nothing. It holds for a sole owner,
+too: three receivers that are slow at the same moment are rare, and cost the fourth TIMEOUT_S."""
 GRACE_S = 1.0
 """What is being sent at a stop may take so long; what is cut off is sent again after CLAIM_S."""
 
@@ -108,7 +113,7 @@ class Webhooks:
         while not self._leaving:
             try:
                 while not self._leaving and len(self._sending) < self._at_once:
-                    delivery = await asyncio.to_thread(self._outbox.claim, self._busy())
+                    delivery = await asyncio.to_thread(self._outbox.claim, *self._busy())
                     if delivery is None:
                         break
                     self._begin(delivery)
@@ -119,10 +124,14 @@ class Webhooks:
                 log.error("no webhook can be claimed", exc_info=error)
             await heard_within(self._news, self._look_s)
 
-    def _busy(self) -> set[str]:
-        """Receivers that are being told as much as they may be at once."""
-        receivers = [delivery.receiver for delivery in self._sending.values()]
-        return {receiver for receiver in receivers if receivers.count(receiver) >= AT_ONCE_EACH}
+    def _busy(self) -> tuple[set[str], set[str]]:
+        """Receivers, and owners, that have as much under way as they may have at once."""
+        receivers = Counter(delivery.receiver for delivery in self._sending.values())
+        owners = Counter(delivery.owner for delivery in self._sending.values())
+        return (
+            {receiver for receiver, number in receivers.items() if number >= AT_ONCE_EACH},
+            {owner for owner, number in owners.items() if number >= AT_ONCE_OWNER},
+        )
 
     def _begin(self, delivery: Delivery) -> None:
         task = asyncio.create_task(self._deliver(delivery), name=f"webhook {delivery.id}")

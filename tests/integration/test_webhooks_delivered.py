@@ -321,6 +321,26 @@ async def test_a_slow_receiver_holds_nobody_else_up(database: Database, clock: l
     assert slow.most_at_once <= webhooks.AT_ONCE_EACH
 
 
+async def test_one_keys_silent_receivers_hold_no_other_key_up(database: Database, clock: list[float]) -> None:
+    """A port or a name more costs its owner nothing; all that is told to them is due before the other's one."""
+    async with contextlib.AsyncExitStack() as stack:
+        silent = [await stack.enter_async_context(receiving()) for _ in range(webhooks.AT_ONCE + 2)]
+        quick = await stack.enter_async_context(receiving())
+        for receiver in silent:
+            receiver.go_on.clear()
+            ended(database, f"http://{receiver.authority}/hook", key="@many")
+        clock[0] += 1
+        ended(database, f"http://{quick.authority}/hook", key="@one")
+        allowed = (receiver.authority for receiver in [*silent, quick])
+        async with sending(database, *allowed, timeout_s=2 * PATIENCE_S):
+            await quick.next_heard()
+            assert sum(receiver.connections for receiver in silent) <= webhooks.AT_ONCE_OWNER
+            for receiver in silent:
+                receiver.go_on.set()
+            for receiver in silent:
+                await receiver.next_heard()
+
+
 async def test_no_more_are_sent_at_once_than_may_be(database: Database, clock: list[float]) -> None:
     """However many jobs end together."""
     async with contextlib.AsyncExitStack() as stack:
@@ -425,15 +445,17 @@ def postgresql(server: sa.URL) -> Iterator[Database]:
 
 
 async def test_what_another_machine_is_claiming_is_left_to_it(postgresql: Database) -> None:
-    """It waits for nobody and gets the next one; passing receivers over works there too."""
+    """It waits for nobody and gets the next one; passing receivers and owners over works there too."""
     for name in ("a", "b", "C"):
         ended(postgresql, f"https://{name}.example/hook")
+    ended(postgresql, "https://d.example/hook", key="@busy")
+    passed_over = ["https://c.example"], ["@busy"]
     first = sa.select(deliveries.c.id).order_by(deliveries.c.due_at).limit(1).with_for_update()
     outbox = Outbox(postgresql)
     with postgresql.writing() as elsewhere:
         elsewhere.execute(first)
-        second = await asyncio.wait_for(asyncio.to_thread(outbox.claim, ["https://c.example"]), PATIENCE_S)
-        nothing = await asyncio.wait_for(asyncio.to_thread(outbox.claim, ["https://c.example"]), PATIENCE_S)
+        second = await asyncio.wait_for(asyncio.to_thread(outbox.claim, *passed_over), PATIENCE_S)
+        nothing = await asyncio.wait_for(asyncio.to_thread(outbox.claim, *passed_over), PATIENCE_S)
     assert second is not None
     assert second.receiver == "https://b.example"
     assert nothing is None

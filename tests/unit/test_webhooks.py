@@ -68,11 +68,13 @@ def outbox(database: Database) -> Outbox:
     return Outbox(database)
 
 
-def ended(database: Database, url: str | None = "https://a.example/hook", state: State = State.FAILED) -> str:
-    """The id of a job that has just ended in *state*, to be told to *url*."""
+def ended(
+    database: Database, url: str | None = "https://a.example/hook", state: State = State.FAILED, key: str = "k"
+) -> str:
+    """The id of a job of *key* that has just ended in *state*, to be told to *url*."""
     store, leases = JobStore(database, lease_s=60), Leases(database, "me")
     new = NewJob(
-        work=Work.TRANSCRIPTION, key="k", priority=0, source={"file": "f"}, options={"model": "base"}, callback_url=url
+        work=Work.TRANSCRIPTION, key=key, priority=0, source={"file": "f"}, options={"model": "base"}, callback_url=url
     )
     job, _ = store.submit(new)
     if state is State.CANCELLED:
@@ -364,6 +366,20 @@ def test_a_pattern_in_a_receivers_name_matches_nobody_else(database: Database, o
     """Names come from callers; `%` and `_` mean something to a database."""
     ended(database, "https://b.example/hook")
     assert claimed(outbox, "https://%", "https://_.example").url == "https://b.example/hook"
+
+
+def test_busy_owners_are_passed_over_and_no_others(database: Database, outbox: Outbox, clock: Clock) -> None:
+    """Wherever theirs are to be told; they come first again when they are not."""
+    for url in ("https://a.example/hook", "https://b.example/hook"):
+        ended(database, url, key="@busy")
+    clock.now += 1
+    other = ended(database, key="@bus")
+    found = outbox.claim((), ["@busy", "@nobody"])
+    assert found is not None
+    assert (found.job_id, found.owner) == (other, "@bus")
+    assert outbox.claim((), ["@busy"]) is None
+    assert claimed(outbox, "https://a.example").url == "https://b.example/hook"
+    assert claimed(outbox).owner == "@busy"
 
 
 def test_a_receiver_is_named_without_what_may_be_secret(database: Database, outbox: Outbox) -> None:
