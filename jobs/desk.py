@@ -24,7 +24,7 @@ from jobs.runner import Runner
 from jobs.store import JobStore
 from jobs.uploads import Uploads
 from reservation import OF_AUDIO, Reservation
-from undisturbed import undisturbed
+from undisturbed import to_its_end, undisturbed
 
 PAGE = 100
 """Events that are read at once."""
@@ -95,21 +95,29 @@ class Desk:
         return jobs
 
     async def _counted(self, new: Sequence[NewJob], submit: Callable[..., tuple[T, bool]]) -> tuple[T, bool]:
-        """What *submit* makes of one key's jobs. Their audio counts from before that: no call is to have it, too."""
+        """What *submit* makes of one key's jobs. Their audio counts from before that: no call is to have it, too.
+
+        It is given back unless they are known to be written: where they are all the same, the store counts them to the
+        next jobs.
+        """
         if self._admission is None:
             return await asyncio.to_thread(submit)
         key, audio_s = new[0].key, sum(one.size or 0.0 for one in new if one.work in OF_AUDIO)
         most_s = self._admission.audio_for_jobs_s(key)
         charge = partial(self._admission.keys.charge, key, of_job=True)
         charge(audio_s)
-        try:
-            made, created = await asyncio.to_thread(submit, audio_s=most_s)
-        except (IdempotencyConflict, QueueFull, QuotaUsed):
-            charge(-audio_s)
-            raise
-        if not created:
-            charge(-audio_s)
-        return made, created
+
+        async def settled() -> tuple[T, bool]:
+            created = False
+            try:
+                made, created = await asyncio.to_thread(submit, audio_s=most_s)
+            finally:
+                if not created:
+                    charge(-audio_s)
+            return made, created
+
+        # NOTE: a caller who leaves ends no thread: what that writes is done, and charged.
+        return await to_its_end(settled())
 
     async def _forget(self, upload: str | None) -> None:
         if upload is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 from access.keyring import Keys
 from api.application import assemble
 from disk import Disk
-from errors import UnsupportedMedia
-from jobs.model import State
+from errors import ServiceError, StorageFull, StoreUnavailable, UnsupportedMedia
+from jobs.model import Job, NewJob, State
+from reservation import Work
 from tests.fakes import AUTH, KEY, OWNER, Parts, make_parts
 
 OTHER = "another-api-key-456"
@@ -159,6 +161,58 @@ async def test_calls_leave_less_to_jobs_and_what_is_sent_again_costs_nothing(tmp
         assert first.json()["id"] == again.json()["id"]
         assert '"audio-seconds";r=5' in again.headers["RateLimit"]
         assert (await client.post("/transcribe?mode=async", files=FILE)).status_code == 429
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable, StorageFull])
+async def test_what_could_not_be_written_down_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[ServiceError]
+) -> None:
+    """Whoever tries again while the database is away would have no call left that day."""
+    parts = make_parts(tmp_path, max_audio_s_a_day=25.0)
+
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    async with opened(parts) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(parts.services.desk.store, "submit", failing)
+            for _ in range(3):
+                answer = await client.post("/transcribe?mode=async", files=FILE)
+                assert answer.status_code == error.status
+        assert '"audio-seconds";r=25' in (await client.get("/jobs")).headers["RateLimit"]
+        assert (await client.post("/transcribe?mode=async", files=FILE)).status_code == 202
+
+
+@pytest.mark.parametrize(("is_written", "left_s"), [(True, 15.0), (False, 25.0)], ids=["written", "not written"])
+async def test_a_caller_who_leaves_pays_for_what_is_written_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written: bool, left_s: float
+) -> None:
+    """The thread that writes goes on without it."""
+    services = make_parts(tmp_path, max_audio_s_a_day=25.0).services
+    desk, submit = services.desk, services.desk.store.submit
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(new: NewJob, **named: Any) -> tuple[Job, bool]:
+        loop.call_soon_threadsafe(begun.set)
+        assert go_on.wait(30)
+        if not is_written:
+            raise StoreUnavailable
+        return submit(new, **named)
+
+    monkeypatch.setattr(desk.store, "submit", slow)
+    new = NewJob(Work.TRANSCRIPTION, "a", 0, {"file": "f"}, {}, size=10.0)
+    handing_in = asyncio.create_task(desk.submit(new, None))
+    try:
+        await begun.wait()
+        handing_in.cancel()
+        await asyncio.sleep(0)
+    finally:
+        go_on.set()
+    # Cancelled, or what the database had to say: nobody hears it.
+    await asyncio.gather(handing_in, return_exceptions=True)
+    assert services.admission.audio_left_s("a") == left_s
+    assert len(desk.store.listed()) == is_written
 
 
 async def test_a_batch_shares_its_keys_audio_of_the_day(tmp_path: Path) -> None:
