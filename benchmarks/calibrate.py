@@ -56,9 +56,8 @@ from transcription.planner import BatchPlanner, Pending
 COMPUTE_TYPE = "int8"
 
 MOST_OFF = 0.25
-MOST_UNDER = 0.125
-"""A price that is too low kills a container, once it has used up what is held back; one that is too high only wastes
-some of it. Processors differ by 8 %: those without AMX take more for the same work."""
+MOST_UNDER = 0.10
+"""A price that is too low kills a container; one that is too high only wastes some of it."""
 
 RETRIES = 4
 RETRY_TEMPERATURE = 0.2

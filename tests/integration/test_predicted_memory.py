@@ -30,10 +30,14 @@ RECORDING = "long/libri_10spk_long.mp3"
 async def test_tiny_takes_what_was_predicted(
     shape: Shape, speech_s: float, tmp_path: Path, ffmpeg_binary: Path
 ) -> None:
-    """Loaded, loading and at work. Too low a price kills a container, too high a one wastes it."""
+    """Loaded, loading and at work. Too low a price kills a container, too high a one wastes it.
+
+    Within what machines differ by, and what other work beside adds: `scripts/calibrate`, alone, asks for more.
+    """
     heard = pcm(speech_file(RECORDING), tmp_path / "speech.pcm", ffmpeg_binary, duration_s=speech_s)
     lines = await measured("tiny.en", shape, heard)
-    assert [(line.what, line.verdict) for line in lines] == [("loaded", ""), ("while it loads", ""), (shape.name, "")]
+    assert [line.what for line in lines] == ["loaded", "while it loads", shape.name]
+    assert [line for line in lines if not 0.8 <= line.ratio <= 1.25] == []
 
 
 async def test_an_ffmpeg_takes_no_more_than_its_price(tmp_path: Path) -> None:
